@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine with Python 3.11 or later and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test test-all test-gpu check bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What `make demo` needs: ONNX Runtime, torch and the digits.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[demo]'
+	touch $@
+
+# And on top of that, what the tests need.
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	$(PIP) install -q -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/edgecut demo --output demo
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q -m "not deep and not gpu"
+
+# Also what needs root, a compiler, or packages of Debian or npm.
+test-all: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+# What needs a GPU; a result of its own, never part of the others.
+test-gpu: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -q -m gpu
+
+# mypy follows no editable install and takes no folder whose name has a dash, so it gets a link called edgecut.
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	mkdir -p .check && ln -sfn .. .check/edgecut
+	cd .check && ../$(BIN)/mypy --config-file ../pyproject.toml edgecut
+
+bench: $(VENV)/dev.stamp
+	cd benchmarks && for file in [a-z]*.py; do case $$file in machine.py) ;; *) ../$(BIN)/python $$file || exit 1 ;; esac; done
+
+clean:
+	rm -rf $(VENV) .check .cache build dist *.egg-info

@@ -1,0 +1,90 @@
+"""edgecut: split a neural network between an edge device and the cloud, where the cut is cheapest.
+
+    import edgecut
+    edge = edgecut.profile("lenet5", threads=1)
+    plan = edgecut.plan(edge, edge, link="wifi")
+
+Names are loaded on first use: importing edgecut loads neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import EdgecutError as EdgecutError
+    from .noise_kernels.collection import NoiseCollection as NoiseCollection
+    from .partitioner.choose import plan as plan
+    from .partitioner.link import Link as Link
+    from .partitioner.plan import Plan as Plan
+    from .privacy.learn import Learned as Learned
+    from .privacy.learn import learn as learn
+    from .privacy.settings import Settings as Settings
+    from .profiler.profile import PowerModel as PowerModel
+    from .profiler.profile import Profile as Profile
+    from .profiler.run import profile as profile
+    from .reports.html import report as report
+    from .runtime.bundle import bundle as bundle
+    from .runtime.edge import EdgeSession as EdgeSession
+    from .runtime.infer import infer as infer
+    from .runtime.measure import measure as measure
+    from .runtime.measurement import Measurement as Measurement
+    from .runtime.serve import serve as serve
+    from .runtime.verify import verify as verify
+
+_HOMES = {
+    "EdgeSession": "runtime.edge",
+    "EdgecutError": "errors",
+    "Learned": "privacy.learn",
+    "Link": "partitioner.link",
+    "Measurement": "runtime.measurement",
+    "NoiseCollection": "noise_kernels.collection",
+    "Plan": "partitioner.plan",
+    "PowerModel": "profiler.profile",
+    "Profile": "profiler.profile",
+    "Settings": "privacy.settings",
+    "bundle": "runtime.bundle",
+    "infer": "runtime.infer",
+    "learn": "privacy.learn",
+    "measure": "runtime.measure",
+    "plan": "partitioner.choose",
+    "profile": "profiler.run",
+    "report": "reports.html",
+    "serve": "runtime.serve",
+    "verify": "runtime.verify",
+}
+
+__all__ = [
+    "EdgeSession",
+    "EdgecutError",
+    "Learned",
+    "Link",
+    "Measurement",
+    "NoiseCollection",
+    "Plan",
+    "PowerModel",
+    "Profile",
+    "Settings",
+    "bundle",
+    "infer",
+    "learn",
+    "measure",
+    "plan",
+    "profile",
+    "report",
+    "serve",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgecut' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""`python -m edgecut`."""
+
+from .cli import main
+
+main()

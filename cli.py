@@ -1,0 +1,364 @@
+"""The command line: one command per arrow of the data flow, each a thin layer over the Python function of its name.
+
+Artefacts go to files, tables and progress to the terminal, `--json` to standard output. What the user, a file, a
+device or a server got wrong ends in one sentence on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import EdgecutError
+from .terminal import Bar, console, say
+
+if TYPE_CHECKING:
+    from .profiler.profile import PowerModel
+
+app = typer.Typer(
+    name="edgecut",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Split a neural network between an edge device and the cloud: profile, plan, learn, bundle, serve, measure, "
+    "report. 'edgecut demo' walks all of it on real digits.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"edgecut {version('edgecut')}")
+        raise typer.Exit()
+
+
+INTERRUPTED = 130
+
+
+class Objective(StrEnum):
+    """What a plan minimises."""
+
+    latency = "latency"
+    energy = "energy"
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+Model = Annotated[str, typer.Argument(help="A network by name (lenet5), or the path of an .onnx file.")]
+ModelOption = Annotated[str, typer.Option("--model", help="The whole model: what was profiled.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="mnist, or an .npz with x_train, y_train, x_test, y_test.", metavar="NAME")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Slowdown = Annotated[float, typer.Option("--edge-slowdown", min=1.0, help="Multiply the edge's times by this factor.")]
+
+
+@app.command()
+def profile(
+    model: Model,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile to write.")] = None,
+    device: Annotated[str, typer.Option(help="Where to measure: cpu.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; by default all physical cores.")] = None,
+    data: Data = None,
+    any_cut: Annotated[bool, typer.Option("--any-cut", help="Also cuts that do not end before a layer.")] = False,
+    power_idle_w: Annotated[float | None, typer.Option(help="The device's power when idle, in watts.")] = None,
+    power_max_w: Annotated[float | None, typer.Option(help="Its power with all processors busy, in watts.")] = None,
+    power_source: Annotated[str, typer.Option(help="Where the two powers come from.")] = "given on the command line",
+    pause_ms: Annotated[float, typer.Option(min=0, help="Between two runs, as between requests; 0: none.")] = 5.0,
+    max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 20.0,
+    json: Json = False,
+) -> None:
+    """Measure every cut of a model on a device: both halves, layer times, energy."""
+    from .profiler.run import profile as run
+    from .profiler.run import profile_path
+    from .reports.terminal import profile_table
+
+    target = output or profile_path(model, device)
+    with Bar() as bar:
+        made = run(
+            model,
+            device=device,
+            threads=threads,
+            data=data,
+            any_cut=any_cut,
+            power=_power(power_idle_w, power_max_w, power_source),
+            pause_s=pause_ms / 1000,
+            max_seconds=max_seconds,
+            output=target,
+            progress=bar,
+        )
+    _show(made, profile_table, json)
+    say(f"wrote {target}")
+
+
+def _power(idle_w: float | None, max_w: float | None, source: str) -> PowerModel | None:
+    from .profiler.profile import PowerModel
+
+    if idle_w is None and max_w is None:
+        return None
+    if idle_w is None or max_w is None or not 0 <= idle_w <= max_w < math.inf:
+        raise EdgecutError("energy needs both --power-idle-w and --power-max-w, with 0 <= idle <= max")
+    return PowerModel(idle_w=idle_w, max_w=max_w, source=source)
+
+
+@app.command()
+def plan(
+    edge: Annotated[Path, typer.Argument(help="The edge device's profile.")],
+    cloud: Annotated[Path, typer.Argument(help="The cloud's profile of the same model.")],
+    link: Annotated[str, typer.Option(help="wifi, lte, 3g, or a .link.json file.")] = "wifi",
+    objective: Annotated[Objective, typer.Option(help="What to minimise.")] = Objective.latency,
+    edge_slowdown: Slowdown = 1.0,
+    cloud_load: Annotated[float, typer.Option(min=1.0, help="Multiply the cloud's times by this factor.")] = 1.0,
+    jpeg_bytes: Annotated[int | None, typer.Option(min=1, help="Mean size of a photograph as JPEG.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The plan to write.")] = None,
+    json: Json = False,
+) -> None:
+    """Cost every cut over a link and choose the cheapest split."""
+    from .partitioner.choose import plan as run
+    from .reports.terminal import plan_table
+
+    made = run(
+        edge,
+        cloud,
+        link=link,
+        objective=objective.value,
+        edge_slowdown=edge_slowdown,
+        cloud_load=cloud_load,
+        jpeg_bytes=jpeg_bytes,
+        output=output,
+    )
+    _show(made, plan_table, json)
+    if output is not None:
+        say(f"wrote {output}")
+
+
+@app.command()
+def learn(
+    plan: Annotated[Path, typer.Argument(help="The plan whose cut the noise is for.")],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The noise collection to write.")],
+    data: Data = None,
+    distributions: Annotated[int, typer.Option(min=1, help="Noise distributions to learn.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each attempt.")] = 800,
+    alpha: Annotated[float, typer.Option(min=0.0, help="Weight of the noise in equation 4.")] = 3e-4,
+    scale: Annotated[float, typer.Option(min=0.0, help="Largest noise scale tried, in deviations.")] = 2.0,
+    max_accuracy_loss: Annotated[float, typer.Option(min=0.0, help="Points that may be lost on the hold-out.")] = 1.5,
+    seed: Annotated[int, typer.Option(help="Of initialisation, batches and hold-out.")] = 0,
+    json: Json = False,
+) -> None:
+    """Learn the noise collection at the plan's cut, and try it on unseen images."""
+    from .privacy.learn import learn as run
+    from .privacy.settings import Settings
+    from .reports.terminal import accuracy_line
+
+    settings = Settings(
+        distributions=distributions,
+        steps=steps,
+        alpha=alpha,
+        scale=scale,
+        max_accuracy_loss=max_accuracy_loss,
+        seed=seed,
+    )
+    with Bar() as bar:
+        made = run(plan, model=model, data=data, settings=settings, output=output, progress=bar)
+    _show(made.accuracy, accuracy_line, json)
+    say(
+        f"{distributions} distributions over {made.collection.n} values at scale {made.scale:.2f} in "
+        f"{made.elapsed_s:.1f} s ({made.tries} tries), {made.collection.footprint_bytes / 1024:.2f} KB of orders"
+    )
+    say(f"wrote {output}")
+
+
+@app.command()
+def bundle(
+    plan: Annotated[Path, typer.Argument(help="The plan to deploy.")],
+    model: ModelOption,
+    noise: Annotated[Path, typer.Option(help="The noise collection learned at its cut.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    edge_profile: Annotated[Path | None, typer.Option(help="The edge profile to keep with it.")] = None,
+    cloud_profile: Annotated[Path | None, typer.Option(help="The cloud profile to keep with it.")] = None,
+    data: Data = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    json: Json = False,
+) -> None:
+    """Write what is deployed: a private edge side, and a cloud side that knows nothing of the noise."""
+    from .reports.terminal import accuracy_line
+    from .runtime.bundle import bundle as run
+    from .runtime.manifest import Manifest
+
+    if (edge_profile is None) != (cloud_profile is None):
+        raise EdgecutError("give both --edge-profile and --cloud-profile, or neither")
+    profiles = [path for path in (edge_profile, cloud_profile) if path is not None]
+    with Bar() as bar:
+        made = run(
+            plan,
+            model=model,
+            noise=noise,
+            output=output,
+            profiles=profiles,
+            data=data,
+            overwrite=overwrite,
+            progress=bar,
+        )
+    if isinstance(made.manifest, Manifest):
+        _show(made.manifest, lambda m: accuracy_line(m.accuracy) if m.accuracy else m.accuracy_missing, json)
+    say(f"wrote {made.folder}: {made.files} files, {made.size_bytes / 1024:.0f} KB, id {made.id}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A bundle, or one of its sides.")],
+    expect_id: Annotated[str | None, typer.Option(help="The id it must have (sha256:...).")] = None,
+) -> None:
+    """Check every file of a bundle, or of one side, against its manifest."""
+    from .runtime.verify import verify as run
+
+    found = run(folder, expect_id=expect_id)
+    print(f"{folder} is intact: {found.files} files, {found.size_bytes / 1024:.0f} KB, id {found.id}")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A bundle's cloud side, or a model repository.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port, 0 for any free one.")] = 8001,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Requests worked on at the same time.")] = 8,
+    expect_id: Annotated[str | None, typer.Option(help="The id the folder must have.")] = None,
+) -> None:
+    """Serve the cloud side over the Open Inference Protocol (gRPC) until Ctrl-C."""
+    from .runtime.serve import serve as run
+
+    run(folder, host=host, port=port, threads=threads, workers=workers, expect_id=expect_id)
+
+
+@app.command()
+def infer(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, or its edge side.")],
+    inputs: Annotated[Path, typer.Argument(help="An .npy file: model inputs, or uint8 images.")],
+    server: Annotated[str, typer.Option(help="HOST:PORT of the cloud side.")],
+    timeout_s: Annotated[float, typer.Option(help="Give up on an answer after this long.")] = 10.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the logits to this .npy file.")] = None,
+    expect_id: Annotated[str | None, typer.Option(help="The id the bundle must have.")] = None,
+    json: Json = False,
+) -> None:
+    """Run inputs through the edge side, the noise and a server; print the classes."""
+    from json import dumps
+
+    from .runtime.infer import infer as run
+
+    logits = run(bundle, server, inputs, timeout_s=timeout_s, expect_id=expect_id, output=output)
+    if json:
+        print(dumps({"classes": logits.argmax(1).tolist(), "logits": logits.tolist()}))
+    else:
+        print("\n".join(str(label) for label in logits.argmax(1)))
+    if output is not None:
+        say(f"wrote {output}")
+
+
+@app.command()
+def measure(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to measure.")],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The measurement to write.")],
+    link: Annotated[str | None, typer.Option(help="wifi, lte, 3g or a file; by default the plan's.")] = None,
+    edge_slowdown: Annotated[float | None, typer.Option(min=1.0, help="By default the plan's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
+    data: Data = None,
+    max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 30.0,
+    json: Json = False,
+) -> None:
+    """Measure the split and its baselines end to end, through real processes and an emulated link."""
+    from .reports.terminal import measurement_table
+    from .runtime.measure import measure as run
+
+    with Bar() as bar:
+        made = run(
+            bundle,
+            model=model,
+            link=link,
+            edge_slowdown=edge_slowdown,
+            threads=threads,
+            data=data,
+            max_seconds=max_seconds,
+            output=output,
+            progress=bar,
+        )
+    _show(made, measurement_table, json)
+    say(f"wrote {output}")
+
+
+@app.command()
+def report(
+    measurement: Annotated[Path, typer.Argument(help="The measurement to report.")],
+    edge_profile: Annotated[Path, typer.Option(help="The edge device's profile.")],
+    cloud_profile: Annotated[Path, typer.Option(help="The cloud's profile.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or an .html file.")],
+) -> None:
+    """Write report.html (one file, no network needed) and report.json."""
+    from .reports.html import report as run
+
+    say(f"wrote {run(measurement, edge_profile, cloud_profile, output)}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for all results.")] = Path("demo"),
+    link: Annotated[str, typer.Option(help="wifi, lte, 3g, or a .link.json file.")] = "wifi",
+    edge_slowdown: Slowdown = 2.0,
+    data: Data = None,
+) -> None:
+    """LeNet-5 on real handwritten digits, from profile to report, one step after the other."""
+    from .demo import run
+
+    run(output, link, edge_slowdown, data)
+
+
+def _show(value: Any, table: Any, as_json: bool) -> None:
+    from .artefacts import Artefact
+
+    if as_json:
+        print(value.to_json() if isinstance(value, Artefact) else value.model_dump_json(indent=1))
+    else:
+        console().print(table(value))
+
+
+def main() -> None:
+    """The console script: exit code 0, 2 for a fault outside edgecut, 130 when interrupted."""
+    try:
+        status = app(standalone_mode=False)
+    except EdgecutError as error:
+        print(f"edgecut: {error}", file=sys.stderr)
+        status = 2
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except typer.Exit as ended:
+        status = ended.exit_code
+    except Exception as error:
+        status = _usage(error)
+    if status == INTERRUPTED:  # which is also what typer makes of Ctrl-C
+        print("edgecut: interrupted; nothing half-written was left behind", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: Exception) -> int:
+    """Show what is wrong with the command line itself; anything else is a defect and keeps its traceback."""
+    show = getattr(error, "show", None)
+    if show is None:
+        raise error
+    show()
+    return int(getattr(error, "exit_code", 2))

@@ -1,0 +1,1 @@
+"""Links, the cost of every cut, and the choice among them."""

@@ -1,0 +1,126 @@
+"""The cloud partition as a differentiable torch function, for learning noise in front of it.
+
+Made from the exported program that the ONNX file came from: its values have the ONNX names, so a cut is found by
+name. Checked against ONNX Runtime before use.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from ..artefacts import read_bytes
+from ..errors import ModelError
+from ..models.load import MAX_MODEL_BYTES, Model, refuse_pickles
+from ..models.session import open_session
+from ..models.spec import CutSpec
+from ..models.split import halves
+
+
+def suffix_of(model: Model, cut: CutSpec) -> fx.GraphModule:
+    """The part of the model behind `cut`: takes the cut's tensors float32 [batch, ...], gives logits [batch, classes].
+
+    Parameters are frozen. Raises ModelError for a model without a torch twin, for one whose cut the twin does not
+    have, and where the twin and the ONNX file disagree.
+    """
+    if model.twin is None or not model.twin.is_file():
+        raise ModelError(
+            f"{model.spec.name} has no torch twin, so noise cannot be learned for it; give a network by name, or an "
+            ".onnx file that edgecut exported on this machine"
+        )
+    refuse_pickles(model.twin)
+    program = torch.export.load(io.BytesIO(read_bytes(model.twin, limit=MAX_MODEL_BYTES)))
+    suffix = _cut_graph(program, [tensor.name for tensor in cut.tensors], model.spec.name)
+    _check(suffix, model, cut)
+    return suffix
+
+
+def _cut_graph(program: Any, names: list[str], model_name: str) -> fx.GraphModule:
+    """Copy what depends on the cut's values into a graph whose inputs they are."""
+    source: fx.Graph = program.graph
+    nodes = {node.name: node for node in source.nodes}
+    missing = [name for name in names if name not in nodes]
+    if missing:
+        raise ModelError(f"the torch twin of {model_name} has no value {', '.join(missing)}; choose another cut")
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {nodes[name]: graph.placeholder(name) for name in names}
+    # A flatten takes its batch size from the model's input, which stays on the edge: here it is the activation's.
+    batch = graph.call_function(torch.ops.aten.sym_size.int, (copied[nodes[names[0]]], 0))
+    copied.update({node: batch for node in source.nodes if _is_batch_size(node, source)})
+    weights = _weights(program)
+    root = torch.nn.Module()
+    for name, value in weights.items():
+        root.register_buffer(name, value.detach().clone())
+
+    def take(node: fx.Node) -> fx.Node:
+        if node not in copied:
+            if node.op == "placeholder":
+                if node.name not in weights:
+                    raise ModelError(f"{model_name} cannot be cut there: what follows needs its input '{node.name}'")
+                copied[node] = graph.get_attr(node.name)
+            else:
+                copied[node] = graph.node_copy(node, take)
+        return copied[node]
+
+    output = next(node for node in source.nodes if node.op == "output")
+    results = [value for value in _flat(output.args) if isinstance(value, fx.Node)]
+    _copy_in_order(source, results, copied, take)
+    graph.output(copied[results[-1]])
+    graph.eliminate_dead_code()
+    return fx.GraphModule(root, graph).requires_grad_(False)
+
+
+def _is_batch_size(node: fx.Node, source: fx.Graph) -> bool:
+    """Whether a node is the size of the batch, however it is had: the only symbolic size of an exported model."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.SymInt):
+        return False
+    inputs = [other.meta.get("val") for other in source.nodes if other.op == "placeholder"]
+    sizes: list[Any] = [size for tensor in inputs if isinstance(tensor, torch.Tensor) for size in tensor.shape]
+    symbols = {str(size.node.expr) for size in sizes if isinstance(size, torch.SymInt)}
+    return {str(value.node.expr)} == symbols
+
+
+def _copy_in_order(source: fx.Graph, results: list[fx.Node], copied: dict[fx.Node, fx.Node], take: Any) -> None:
+    """Copy the ancestors of `results` back to what is copied already, in execution order, without deep recursion."""
+    needed: set[fx.Node] = set(results)
+    for node in reversed(list(source.nodes)):
+        if node in needed and node not in copied:
+            needed.update(node.all_input_nodes)
+    for node in source.nodes:
+        if node in needed:
+            take(node)
+
+
+def _weights(program: Any) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and constants by the name of their placeholder."""
+    signature = program.graph_signature
+    stored = {**program.state_dict, **program.constants}
+    sources = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return {placeholder: stored[name] for placeholder, name in sources.items()}
+
+
+def _flat(value: Any) -> list[Any]:
+    return [leaf for part in value for leaf in _flat(part)] if isinstance(value, tuple | list) else [value]
+
+
+def _check(suffix: fx.GraphModule, model: Model, cut: CutSpec) -> None:
+    session = open_session(halves(model.graph, cut)[1].SerializeToString())
+    generator = np.random.default_rng(0)
+    feed = {t.name: generator.standard_normal((3, *t.shape)).astype(np.float32) for t in cut.tensors}
+    expected = session.run(None, feed)[0]
+    with torch.no_grad():
+        got = suffix(*[torch.from_numpy(feed[t.name]) for t in cut.tensors]).numpy()
+    difference = float(np.abs(got - expected).max())
+    if not difference <= 1e-4 * max(1.0, float(np.abs(expected).max())):
+        raise ModelError(
+            f"the torch twin of {model.spec.name} and its ONNX file differ by {difference:.3g} after {cut.name}"
+        )

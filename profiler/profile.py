@@ -1,0 +1,147 @@
+"""What profiling a model on a device gives: the Profile file.
+
+Every time is wall time of one inference of batch 1, measured in sub-models as they will be deployed, in turns
+(see `agent/timing.py` for the protocol); `median_s` is the median of the rounds' medians and [low_s, high_s] its 95 %
+interval. Layer times come from the runtime's own profiler, which slows what it watches: they explain, the prefixes
+and suffixes decide. Energy is joules per inference with its provenance, and None, never 0, where nothing measured it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ..agent import timing
+from ..artefacts import Artefact, Record
+from ..errors import ModelError, unknown
+from ..models.spec import ModelSpec
+
+Provenance = Literal["measured", "modelled", "published", "unavailable"]
+KEPT_SAMPLES = 400
+"""Raw samples kept per quantity in the file, spread evenly over all that were taken."""
+
+
+class Timing(Record):
+    """Seconds per inference: median of round medians, its 95 % interval, 95th percentile, and raw samples."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    p95_s: float
+    rounds: int
+    count: int
+    utilisation: float
+    samples_s: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: timing.Samples, processors: int) -> Timing:
+        """Summarise one task's samples; `utilisation` is processor time over wall time and `processors`."""
+        medians = [timing.median(block) for block in samples.rounds]
+        low, high = timing.median_interval(medians)
+        every = np.asarray([value for block in samples.rounds for value in block])
+        kept = every[np.linspace(0, len(every) - 1, min(len(every), KEPT_SAMPLES)).astype(int)]
+        return cls(
+            median_s=timing.median(medians),
+            low_s=low,
+            high_s=high,
+            p95_s=float(np.percentile(every, 95)),
+            rounds=len(medians),
+            count=len(every),
+            utilisation=min(1.0, samples.cpu_s / samples.wall_s / processors),
+            samples_s=tuple(round(float(value), 9) for value in kept),
+        )
+
+
+class Energy(Record):
+    """Joules per inference. `energy_j` is None exactly where `provenance` is `unavailable`; `source` says from what."""
+
+    energy_j: float | None
+    provenance: Provenance
+    source: str
+
+
+class PowerModel(Record):
+    """A device's power in watts when idle and with every processor busy, and where the two figures come from."""
+
+    idle_w: float
+    max_w: float
+    source: str
+
+    def power_w(self, utilisation: float) -> float:
+        """P = idle + (max - idle) * utilisation, in watts."""
+        return self.idle_w + (self.max_w - self.idle_w) * utilisation
+
+
+class Environment(Record):
+    """What the figures were taken on; None where the machine does not tell."""
+
+    processor: str
+    processors: int
+    frequency_hz: float | None
+    governor: str | None
+    temperature_c: float | None
+    memory_bytes: int
+    load_1min: float
+    virtualised: bool | None
+    system: str
+    python: str
+    versions: dict[str, str]
+
+
+class LayerProfile(Record):
+    """One layer: its share of the work and, where the runtime's profiler saw it, its time in seconds."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    flops: int
+    latency_s: float | None
+
+
+class CutProfile(Record):
+    """One cut, measured: both halves of the model, and making and adding noise of the cut's size."""
+
+    name: str
+    prefix: Timing
+    suffix: Timing
+    noise: Timing
+    add: Timing
+    prefix_energy: Energy
+    suffix_energy: Energy
+    noise_energy: Energy
+
+
+class Profile(Artefact):
+    """A model measured on a device; every run came `pause_s` seconds after the one before."""
+
+    KIND = "profile"
+
+    model: ModelSpec
+    device: str
+    backend: str
+    threads: int
+    pause_s: float
+    environment: Environment
+    power: PowerModel | None
+    whole: Timing
+    whole_energy: Energy
+    layers: tuple[LayerProfile, ...]
+    cuts: tuple[CutProfile, ...]
+    converged: bool
+    elapsed_s: float
+    measured_at: str
+
+    @property
+    def layer_sum_s(self) -> float | None:
+        """The layer times' sum in seconds; its gap to `whole` says how far layer times can be trusted."""
+        known = [layer.latency_s for layer in self.layers if layer.latency_s is not None]
+        return sum(known) if known else None
+
+    def cut(self, name: str) -> CutProfile:
+        """The measured cut called `name`. Raises ModelError naming the known ones."""
+        for cut in self.cuts:
+            if cut.name == name:
+                return cut
+        raise ModelError(unknown(f"cut of the profile of {self.model.name}", name, [cut.name for cut in self.cuts]))

@@ -1,0 +1,1 @@
+"""Tables, figures and the HTML report; works from the artefacts' value types alone."""

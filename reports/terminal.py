@@ -1,0 +1,248 @@
+"""What the command line prints: a profile, a plan and a measurement as tables for a terminal of 80 columns or more.
+
+Times are milliseconds (microseconds where a whole profile stays below one), energies millijoules, both per inference
+of batch 1; the unit stands in the header. `-` is unavailable, with the reason below the table. Imports no plotly and
+no jinja2: `edgecut plan` starts with this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement as Width
+from rich.table import Table
+from rich.text import Text
+
+from ..partitioner.plan import CutCost, Plan
+from ..profiler.profile import Profile
+from ..runtime.accuracy import NoiseAccuracy
+from ..runtime.measurement import Measurement, Variant
+from . import units, words
+
+MISSING = "-"
+SHORTEST_NAME = 10
+CHOSEN = "bold green"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table that shortens its first column, the names, only as far as the terminal is too narrow for them."""
+
+    headers: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    marked: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        longest = max((len(row[0]) for row in self.cells), default=0)
+        table = self._table(longest)
+        excess = Width.get(console, options.update(max_width=1000), table).maximum - options.max_width
+        yield table if excess <= 0 else self._table(max(SHORTEST_NAME, longest - excess))
+
+    def _table(self, name_width: int) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+        for place, header in enumerate(self.headers):
+            table.add_column(Text(header), justify="right" if place else "left", no_wrap=True, vertical="bottom")
+        for index, (name, *rest) in enumerate(self.cells):
+            mark = "" if self.marked is None else "\N{RIGHTWARDS ARROW} " if index == self.marked else "  "
+            style = CHOSEN if index == self.marked else ""
+            table.add_row(Text(mark + units.shorten(name, name_width)), *(Text(cell) for cell in rest), style=style)
+        return table
+
+
+def profile_table(profile: Profile) -> RenderableType:
+    """The cuts' halves as measured on one device, and the layer times that explain them."""
+    scale = units.times([profile.whole.median_s])
+    energy = units.millijoules([cut.prefix_energy.energy_j for cut in profile.cuts])
+    work = units.scale_of([layer.flops for layer in profile.layers], (("MFLOP", 1e-6),))
+    unit = scale.unit
+    cuts = Rows(
+        (
+            "cut after",
+            "sends\nbytes",
+            f"edge part\n{unit}",
+            f"cloud part\n{unit}",
+            f"noise\n{unit}",
+            f"add\n{unit}",
+            "edge part\nmJ",
+        ),
+        tuple(
+            (
+                units.printable(cut.name),
+                units.count(profile.model.cut(cut.name).size_bytes),
+                scale.text(cut.prefix.median_s),
+                scale.text(cut.suffix.median_s),
+                scale.text(cut.noise.median_s),
+                scale.text(cut.add.median_s),
+                energy.text(cut.prefix_energy.energy_j, MISSING),
+            )
+            for cut in profile.cuts
+        ),
+    )
+    layers = Rows(
+        ("layer", "kind", "output", "parameters", "MFLOP", f"time\n{unit}"),
+        tuple(
+            (
+                units.printable(layer.name),
+                units.printable(layer.kind),
+                "x".join(map(str, layer.output_shape)),
+                units.count(layer.parameters),
+                work.text(layer.flops),
+                scale.text(layer.latency_s, MISSING),
+            )
+            for layer in profile.layers
+        ),
+    )
+    return Group(*_lines(_profile_head(profile, scale)), "", cuts, "", layers, *_lines(_profile_notes(profile, scale)))
+
+
+def _profile_head(profile: Profile, scale: units.Scale) -> list[str]:
+    whole = profile.whole
+    return [
+        f"{profile.model.name} on {profile.device} ({profile.backend}, threads: {profile.threads}), "
+        f"{profile.environment.processor}",
+        f"whole model {scale.text(whole.median_s)} {scale.unit}, 95 % interval "
+        f"{scale.interval(whole.low_s, whole.high_s)}, p95 {scale.text(whole.p95_s)}; measured, "
+        f"{units.count(whole.count)} runs in {whole.rounds} rounds, "
+        f"{words.pause(profile.pause_s)}",
+    ]
+
+
+def _profile_notes(profile: Profile, scale: units.Scale) -> list[str]:
+    notes = []
+    total = profile.layer_sum_s
+    if total is None:
+        notes.append("layer times unavailable: the runtime's profiler showed no layer")
+    else:
+        gap = total / profile.whole.median_s - 1
+        notes.append(
+            f"layers sum to {scale.text(total)} {scale.unit}, {units.percent_change(gap)} against the whole: "
+            "the runtime's profiler explains, the parts above decide"
+        )
+    energy = profile.whole_energy
+    if energy.energy_j is None:
+        notes.append(f"energy unavailable: {energy.source}")
+    else:
+        whole_mj = units.millijoules([energy.energy_j]).with_unit(energy.energy_j)
+        notes.append(f"energy of the whole model {whole_mj}, {energy.provenance}: {energy.source}")
+    if not profile.converged:
+        notes.append("the profile ran out of time: the intervals are wider than asked for")
+    return notes
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Every cut and baseline with its cost, the choice marked, and why."""
+    rows = (*plan.cuts, *plan.baselines)
+    scale = units.milliseconds([row.total_s for row in rows])
+    energy = units.millijoules([row.energy_j for row in rows])
+    headers = (
+        "way to run it",
+        "edge\nms",
+        "noise\nms",
+        "link\nms",
+        "request\nms",
+        "cloud\nms",
+        "total\nms",
+        "energy\nmJ",
+    )
+    table = Rows(
+        (*headers, "sent\nbytes"),
+        tuple(_plan_row(row, scale, energy) for row in rows),
+        marked=next((index for index, row in enumerate(rows) if row.name == plan.choice), None),
+    )
+    notes = [plan.reason]
+    notes += [f"not compared: {missing}" for missing in plan.missing_baselines]
+    notes += [f"times {words.MODELLED}; link {plan.link.name}: {plan.link.provenance}, {plan.link.source}"]
+    if plan.edge_slowdown > 1:
+        notes.append(f"{words.emulated_edge(plan.edge_slowdown)}; applied to every edge figure above")
+    if plan.cloud_load > 1:
+        notes.append(f"cloud times multiplied by its load of {plan.cloud_load:g}")
+    return Group(table, "", *_lines([*notes, words.plan_energy_note(plan)]))
+
+
+def _plan_row(row: CutCost, scale: units.Scale, energy: units.Scale) -> tuple[str, ...]:
+    split, crosses = row.role == "split", row.role != "edge-only"
+    return (
+        units.printable(words.way(row.name, row.role)),
+        scale.text(row.edge_s + row.add_s) if row.role != "cloud-only" else "",
+        scale.text(row.noise_s) if split else "",
+        scale.text(row.link_s) if crosses else "",
+        scale.text(row.request_s) if crosses else "",
+        scale.text(row.cloud_s) if crosses else "",
+        scale.text(row.total_s),
+        energy.text(row.energy_j, MISSING),
+        units.count(row.uplink_bytes),
+    )
+
+
+def measurement_table(measurement: Measurement) -> RenderableType:
+    """Measured beside modelled, the split's speedup over every baseline, energy and wrong answers."""
+    variants = (measurement.split, *words.baselines(measurement))
+    scale = units.milliseconds([variant.latency.high_s for variant in variants])
+    energy = units.millijoules([variant.energy.energy_j for variant in variants])
+    table = Rows(
+        (
+            "way to run it",
+            "plan\nms",
+            "measured\nms",
+            "95 %\ninterval",
+            "split's\nspeedup",
+            "95 %\ninterval",
+            "energy\nmJ",
+            "wrong",
+        ),
+        tuple(_measured_row(measurement, variant, scale, energy) for variant in variants),
+    )
+    banners = [Text(text, style="bold yellow") for text in words.warnings(measurement)]
+    notes = [words.headline(measurement), f"measured: this run; plan: {words.MODELLED}; {words.WRONG}"]
+    notes += _energy_notes(variants)
+    return Group(*banners, table, "", *_lines(notes), accuracy_line(measurement.accuracy))
+
+
+def _measured_row(
+    measurement: Measurement, variant: Variant, scale: units.Scale, energy: units.Scale
+) -> tuple[str, ...]:
+    latency = variant.latency
+    speedup, interval = "", ""
+    if variant is not measurement.split:
+        low, high = measurement.speedup_interval(variant)
+        speedup = units.ratio(measurement.speedup(variant))
+        interval = f"{units.ratio(low)}{units.TO}{units.ratio(high)}"
+    return (
+        words.label(variant),
+        scale.text(variant.predicted.total_s),
+        scale.text(latency.median_s),
+        scale.interval(latency.low_s, latency.high_s),
+        speedup,
+        interval,
+        energy.text(variant.energy.energy_j, MISSING),
+        units.count(variant.wrong_answers),
+    )
+
+
+def _energy_notes(variants: Sequence[Variant]) -> list[str]:
+    """One sentence for each provenance that occurs, with the source of the first way that has it."""
+    notes = []
+    for provenance in dict.fromkeys(variant.energy.provenance for variant in variants):
+        having = [variant for variant in variants if variant.energy.provenance == provenance]
+        whose = "" if len(having) == len(variants) else " of " + words.listed([words.label(v) for v in having])
+        notes.append(f"energy{whose} {provenance}: {having[0].energy.source} ({words.label(having[0])})")
+    return notes
+
+
+def accuracy_line(accuracy: NoiseAccuracy | None) -> Text:
+    """Accuracy without and with noise with their 95 % intervals, or that it is unavailable."""
+    if accuracy is None:
+        return Text(f"accuracy unavailable: {words.ACCURACY_MISSING}")
+    text = (
+        f"accuracy on {units.count(accuracy.without.total)} unseen items of {accuracy.data}, measured: "
+        f"{words.share(accuracy.without)} without noise, {words.share(accuracy.with_noise)} with "
+        f"({accuracy.draws} draws); loss {words.loss(accuracy)}"
+    )
+    return Text(units.printable(text))
+
+
+def _lines(texts: Sequence[str]) -> list[Text]:
+    """Sentences as they are: never read as rich's markup, and without anything a terminal might obey."""
+    return [Text(units.printable(text)) for text in texts]

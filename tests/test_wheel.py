@@ -1,0 +1,64 @@
+"""The wheel holds every module and data file of the package, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "demo", "*.so")
+NOT_PACKAGED = {"tests", "benchmarks", "docs", "examples"}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of the checkout, so that nothing built earlier gets in."""
+    return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("source") / "edgecut", ignore=LEFT_OUT))
+
+
+@pytest.fixture(scope="module")
+def wheel(tree: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "-w", str(tree.parent / "out"), str(tree)], check=True, capture_output=True)
+    (made,) = (tree.parent / "out").glob("*.whl")
+    return made
+
+
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name and not name.endswith("/")}
+
+
+def test_every_module_and_nothing_else(tree: Path, wheel: Path) -> None:
+    modules = {str(path.relative_to(tree)) for path in tree.rglob("*.py")}
+    expected = {"edgecut/" + name for name in modules if name.split("/")[0] not in NOT_PACKAGED | {"build"}}
+    assert {name for name in names(wheel) if name.endswith(".py")} == expected
+    assert {"edgecut/cli.py", "edgecut/agent/timing.py", "edgecut/reports/html.py"} <= expected
+
+
+def test_data_files(tree: Path, wheel: Path) -> None:
+    templates = {f"edgecut/reports/templates/{path.name}" for path in (tree / "reports" / "templates").iterdir()}
+    assert len(templates) >= 1
+    wanted = {"edgecut/py.typed", "edgecut/runtime/oip.proto", "edgecut/runtime/oip.binpb", *templates}
+    code = {".c", ".cu", ".h"}
+    kernels = {f"edgecut/noise_kernels/{p.name}" for p in (tree / "noise_kernels").iterdir() if p.suffix in code}
+    assert {name for name in names(wheel) if not name.endswith((".py", ".so"))} == wanted | kernels
+
+
+def test_the_installed_command_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+        entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "edgecut = edgecut.cli:main" in archive.read(entry).decode()
+    program = "import edgecut, edgecut.runtime.oip; print(edgecut.__file__)"
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.meta_path[:] = sys.meta_path[:3]; "
+    ended = subprocess.run([sys.executable, "-S", "-c", path + LIBRARIES + program], capture_output=True, text=True)
+    assert ended.stdout.strip() == str(tmp_path / "edgecut" / "__init__.py"), ended.stderr
+
+
+LIBRARIES = f"sys.path += {[part for part in sys.path if part.endswith('site-packages')]!r}; "
