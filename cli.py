@@ -7,6 +7,7 @@ device or a server got wrong ends in one sentence on standard error and exit cod
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -338,7 +339,9 @@ def _show(value: Any, table: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """The console script: exit code 0, 2 for a fault outside edgecut, 130 when interrupted."""
+    """The console script: exit code 0, 2 for a fault outside edgecut, 130 when interrupted or terminated."""
+    # A plain SIGTERM ends Python without any clearing up; `serve` sets a handler of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
     except EdgecutError as error:

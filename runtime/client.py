@@ -6,7 +6,10 @@ retried here.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import socket
+import time
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +22,7 @@ from . import oip
 from .tensors import Array, TensorError, append, datatype_of, decode_all
 
 CONNECT_S = 10.0
+ASK_S = 0.5
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -71,13 +75,28 @@ class CloudClient:
 
     def _connect(self) -> None:
         """Wait for the connection, which at a server of another protocol never becomes ready."""
+        ready = grpc.channel_ready_future(self._channel)
+        end = time.monotonic() + CONNECT_S
+        while True:
+            with contextlib.suppress(grpc.FutureTimeoutError):
+                ready.result(timeout=min(ASK_S, CONNECT_S))
+                return
+            reason = self._unreachable()
+            if reason or time.monotonic() > end:
+                ready.cancel()
+                raise ServerError(
+                    f"no server of the Open Inference Protocol answers at {self.server}{reason}; start edgecut serve "
+                    "there, or check the address"
+                )
+
+    def _unreachable(self) -> str:
+        """Why the address cannot be connected to: gRPC keeps trying one that refuses, without a word."""
+        host, _, port = self.server.rpartition(":")
         try:
-            grpc.channel_ready_future(self._channel).result(timeout=CONNECT_S)
-        except grpc.FutureTimeoutError:
-            raise ServerError(
-                f"no server of the Open Inference Protocol answers at {self.server}; start edgecut serve there, or "
-                "check the address"
-            ) from None
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            return f" ({error.strerror or error})"
+        return ""
 
     def infer(self, model: str, tensors: list[tuple[str, Array]]) -> dict[str, Array]:
         """Send a request and wait for its answer, tensors by name. Arrays are [batch, ...]. Raises ServerError."""

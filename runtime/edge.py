@@ -177,4 +177,6 @@ def _logits(answer: dict[str, npt.NDArray[Any]], manifest: EdgeManifest, batch: 
     expected = (batch, *manifest.answer.shape)
     if logits is None or logits.shape != expected or logits.dtype != np.float32:
         raise ServerError(f"the cloud's answer is not float32 {list(expected)} called '{manifest.answer.name}'")
+    if not np.isfinite(logits).all():
+        raise ServerError("the cloud's answer holds NaN or infinite values; check the server and its model")
     return logits

@@ -84,6 +84,17 @@ def last_words(process: subprocess.Popen[str]) -> str:
     return lines[-1] if lines else f"it ended with status {process.returncode}"
 
 
+def await_ending(ending: queue.SimpleQueue[int]) -> int:
+    """What a signal's handler, or `await_end_of_input`, puts into `ending` first; main thread only.
+
+    Looks up every 0.2 s: handlers run in the main thread alone, and a signal that another thread received, or that came
+    just before this one blocked, does not wake it.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ending.get(timeout=0.2)
+
+
 def await_end_of_input(ending: queue.SimpleQueue[int]) -> None:
     """In a child: put something into `ending` once standard input closes, because the parent is gone."""
     with contextlib.suppress(OSError):

@@ -33,7 +33,7 @@ from pydantic import Field, ValidationError
 
 from ..artefacts import Record, first_fault
 from ..errors import EdgecutError, LinkError, ServerError
-from .processes import await_end_of_input, child, first_line
+from .processes import await_end_of_input, await_ending, child, first_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -324,7 +324,7 @@ def run_relay(upstreams: Sequence[tuple[str, int]], shape: LinkShape, listen_por
     with Relay(host, port, shape, listen_port, also=rest) as relay:
         print(json.dumps({"port": relay.port, "ports": relay.ports}), flush=True)
         threading.Thread(target=await_end_of_input, args=(ending,), daemon=True).start()
-        ending.get()
+        await_ending(ending)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ import grpc
 from ..errors import EdgecutError, ServerError
 from ..models.session import open_session
 from . import oip
-from .processes import await_end_of_input
+from .processes import await_end_of_input, await_ending
 from .repository import PLATFORM, read_repository
 from .served import MakeSession, Refusal, ServedModel
 
@@ -220,7 +220,7 @@ def serve(
         print(f"serving {', '.join(server.models)} on grpc://{server.address}", flush=True)
         if until_input_ends:
             threading.Thread(target=await_end_of_input, args=(stopping,), daemon=True).start()
-        stopping.get()
+        await_ending(stopping)
     finally:
         server.stop(grace_s)
         for number, handler in before.items():
