@@ -80,7 +80,7 @@ def profile(
     power_max_w: Annotated[float | None, typer.Option(help="Its power with all processors busy, in watts.")] = None,
     power_source: Annotated[str, typer.Option(help="Where the two powers come from.")] = "given on the command line",
     pause_ms: Annotated[float, typer.Option(min=0, help="Between two runs, as between requests; 0: none.")] = 5.0,
-    max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 20.0,
+    max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 30.0,
     json: Json = False,
 ) -> None:
     """Measure every cut of a model on a device: both halves, layer times, energy."""

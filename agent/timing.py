@@ -62,13 +62,14 @@ def measure(
     tasks: Dict[str, Task],
     max_seconds: float = 20.0,
     relative_width: float = 0.02,
+    floor_s: float = 0.0,
     min_rounds: int = 12,
     block_seconds: float = 0.002,
     max_block: int = 64,
     pause_s: float = 0.0,
     progress: Optional[Callable[[float], None]] = None,
 ) -> Result:
-    """Time every task in turn until the half-width of each interval is at most `relative_width` of its median.
+    """Time every task in turn until each interval's half-width is at most `relative_width` of its median, or `floor_s`.
 
     A block has as many runs as fill `block_seconds` with their pauses, but 2 to `max_block`. Never takes longer than
     about `max_seconds` plus one round; `converged` says which of the two ended it. `progress` is called with the
@@ -90,7 +91,7 @@ def measure(
         if progress is not None:
             progress(min(1.0, elapsed / max_seconds))
         enough = len(next(iter(rounds.values()))) >= min_rounds
-        converged = enough and all(_narrow(blocks, relative_width) for blocks in rounds.values())
+        converged = enough and all(_narrow(blocks, relative_width, floor_s) for blocks in rounds.values())
         if elapsed > max_seconds:
             break
     if progress is not None:
@@ -132,7 +133,7 @@ def _block(task: Task, size: int, pause_s: float) -> Tuple[List[float], float]:
     return seconds, cpu_s
 
 
-def _narrow(blocks: List[List[float]], relative_width: float) -> bool:
+def _narrow(blocks: List[List[float]], relative_width: float, floor_s: float) -> bool:
     medians = [median(block) for block in blocks]
     low, high = median_interval(medians)
-    return (high - low) / 2 <= relative_width * median(medians)
+    return (high - low) / 2 <= max(floor_s, relative_width * median(medians))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -174,3 +175,15 @@ def test_real_time_is_measured() -> None:
     one, ten = (median([median(block) for block in result.samples[name].rounds]) for name in ("one", "ten"))
     assert 2 < ten / one < 60
     assert all(s.cpu_s > 0 for s in result.samples.values())
+
+
+def test_a_floor_ends_what_no_share_of_the_median_would() -> None:
+    times = itertools.cycle([0.0, 3e-4])
+
+    def jittery() -> None:
+        time.sleep(next(times))
+
+    wide = measure({"task": jittery}, max_seconds=0.3, relative_width=0.0)
+    floored = measure({"task": jittery}, max_seconds=20.0, relative_width=0.0, floor_s=1.0)
+    assert not wide.converged
+    assert floored.converged

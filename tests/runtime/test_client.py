@@ -113,9 +113,7 @@ def test_nobody_there(bundle_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(
-        ServerError, match=rf"no server .* 127.0.0.1:{port} \(Connection refused\); start"
-    ):
+    with pytest.raises(ServerError, match=rf"no server .* 127.0.0.1:{port} \(Connection refused\); start"):
         EdgeSession(bundle_folder, f"127.0.0.1:{port}")
     with pytest.raises(ServerError, match="no server"):
         EdgeSession(bundle_folder, "no-such-host.invalid:8001")
