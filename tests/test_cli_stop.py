@@ -1,4 +1,4 @@
-"""Ctrl-C on real commands at work: exit code 130, nothing half-written, and no process left behind."""
+"""Ctrl-C (and SIGTERM) on real commands at work: exit code 130, nothing half-written, and no process left behind."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Started:
         """Whether it has used so much processor time, so that it is past its imports and at work."""
         return lambda: sum(psutil.Process(self.process.pid).cpu_times()[:2]) > seconds
 
-    def interrupt(self) -> tuple[int, str, str]:
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
         self.children()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         out, err = self.process.communicate(timeout=40)
         _, alive = psutil.wait_procs(list(self.seen.values()), timeout=15)
         assert alive == [], "a child was left behind"
@@ -74,8 +74,8 @@ def files(tmp_path: Path, planned: Plan, learned: tuple[Learned, Path]) -> Path:
     return tmp_path
 
 
-def stopped(started: Started, left: list[str]) -> None:
-    code, out, err = started.interrupt()
+def stopped(started: Started, left: list[str], number: signal.Signals = signal.SIGINT) -> None:
+    code, out, err = started.interrupt(number)
     assert code == 130 and "Traceback" not in err and out == "", err
     assert err.strip() == "edgecut: interrupted; nothing half-written was left behind"
     assert sorted(path.name for path in started.folder.iterdir()) == left
@@ -95,12 +95,13 @@ def test_learn(files: Path) -> None:
     assert (files / "n.npz").read_bytes() == b"an older one"
 
 
-def test_measure(files: Path, bundle_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_measure(number: signal.Signals, files: Path, bundle_folder: Path) -> None:
     started = Started(files, "measure", str(bundle_folder), "--model", "lenet5", "-o", "m.json", "--max-seconds", "60")
     # Two servers, the relay and the edge worker.
     started.wait_for(lambda: len(started.children()) == 4)
     time.sleep(1.0)
-    stopped(started, ["p.json"])
+    stopped(started, ["p.json"], number)
 
 
 def test_measure_while_its_servers_start(files: Path, bundle_folder: Path) -> None:

@@ -262,3 +262,19 @@ def test_an_edge_side_that_does_not_fit_together(
     manifest.model_copy(update=change).save(side / "manifest.json")
     with pytest.raises(EdgecutError, match=words):
         EdgeSession(side, server)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_not_finite_is_refused(
+    value: float, bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EdgeSession(bundle_folder, server) as session:
+        ask = session._client.infer
+
+        def damaged(model: str, tensors: list[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            return {name: np.where(np.arange(10) == 3, np.float32(value), x) for name, x in ask(model, tensors).items()}
+
+        assert np.isfinite(session.infer(images(1))).all()
+        monkeypatch.setattr(session._client, "infer", damaged)
+        with pytest.raises(ServerError, match="NaN or infinite"):
+            session.infer(images(1))
