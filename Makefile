@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all test-gpu check bench clean
+.PHONY: demo test test-all test-deep test-gpu check bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -16,18 +16,27 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 # And on top of that, what the tests need.
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(PIP) install -q -c constraints.txt -e '.[demo,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy]'
+	touch $@
+
+# Every part that can be installed on a machine without a GPU.
+$(VENV)/all.stamp: $(VENV)/dev.stamp
+	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy,rtx]'
 	touch $@
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgecut demo --output demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -m "not deep and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not deep and not gpu"
 
 # Also what needs root, a compiler, or packages of Debian or npm.
-test-all: $(VENV)/dev.stamp
+test-all: $(VENV)/all.stamp
 	$(BIN)/python -m pytest -q -m "not gpu"
+
+# What `make test` leaves out.
+test-deep: $(VENV)/all.stamp
+	$(BIN)/python -m pytest -q -m "deep and not gpu"
 
 # What needs a GPU; a result of its own, never part of the others.
 test-gpu: $(VENV)/dev.stamp

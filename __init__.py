@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .privacy.learn import Learned as Learned
     from .privacy.learn import learn as learn
     from .privacy.settings import Settings as Settings
+    from .profiler.calibrate import calibrate as calibrate
+    from .profiler.deliver import kit as kit
+    from .profiler.doctor import diagnose as diagnose
     from .profiler.profile import PowerModel as PowerModel
     from .profiler.profile import Profile as Profile
     from .profiler.run import profile as profile
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from .runtime.infer import infer as infer
     from .runtime.measure import measure as measure
     from .runtime.measurement import Measurement as Measurement
+    from .runtime.probe import probe as probe
     from .runtime.serve import serve as serve
     from .runtime.verify import verify as verify
 
@@ -45,10 +49,14 @@ _HOMES = {
     "Profile": "profiler.profile",
     "Settings": "privacy.settings",
     "bundle": "runtime.bundle",
+    "calibrate": "profiler.calibrate",
+    "diagnose": "profiler.doctor",
     "infer": "runtime.infer",
+    "kit": "profiler.deliver",
     "learn": "privacy.learn",
     "measure": "runtime.measure",
     "plan": "partitioner.choose",
+    "probe": "runtime.probe",
     "profile": "profiler.run",
     "report": "reports.html",
     "serve": "runtime.serve",
@@ -67,10 +75,14 @@ __all__ = [
     "Profile",
     "Settings",
     "bundle",
+    "calibrate",
+    "diagnose",
     "infer",
+    "kit",
     "learn",
     "measure",
     "plan",
+    "probe",
     "profile",
     "report",
     "serve",

@@ -6,20 +6,18 @@ device or a server got wrong ends in one sentence on standard error and exit cod
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from . import cli_devices
+from .cli_options import Data, Json, ModelOption, show
 from .errors import EdgecutError
-from .terminal import Bar, console, say
-
-if TYPE_CHECKING:
-    from .profiler.profile import PowerModel
+from .terminal import Bar, say
 
 app = typer.Typer(
     name="edgecut",
@@ -59,61 +57,8 @@ def _options(
     """Options before any command."""
 
 
-Model = Annotated[str, typer.Argument(help="A network by name (lenet5), or the path of an .onnx file.")]
-ModelOption = Annotated[str, typer.Option("--model", help="The whole model: what was profiled.")]
-Data = Annotated[
-    str | None, typer.Option("--data", help="mnist, or an .npz with x_train, y_train, x_test, y_test.", metavar="NAME")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+app.registered_commands.extend(cli_devices.app.registered_commands)
 Slowdown = Annotated[float, typer.Option("--edge-slowdown", min=1.0, help="Multiply the edge's times by this factor.")]
-
-
-@app.command()
-def profile(
-    model: Model,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The profile to write.")] = None,
-    device: Annotated[str, typer.Option(help="Where to measure: cpu.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; by default all physical cores.")] = None,
-    data: Data = None,
-    any_cut: Annotated[bool, typer.Option("--any-cut", help="Also cuts that do not end before a layer.")] = False,
-    power_idle_w: Annotated[float | None, typer.Option(help="The device's power when idle, in watts.")] = None,
-    power_max_w: Annotated[float | None, typer.Option(help="Its power with all processors busy, in watts.")] = None,
-    power_source: Annotated[str, typer.Option(help="Where the two powers come from.")] = "given on the command line",
-    pause_ms: Annotated[float, typer.Option(min=0, help="Between two runs, as between requests; 0: none.")] = 5.0,
-    max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 30.0,
-    json: Json = False,
-) -> None:
-    """Measure every cut of a model on a device: both halves, layer times, energy."""
-    from .profiler.run import profile as run
-    from .profiler.run import profile_path
-    from .reports.terminal import profile_table
-
-    target = output or profile_path(model, device)
-    with Bar() as bar:
-        made = run(
-            model,
-            device=device,
-            threads=threads,
-            data=data,
-            any_cut=any_cut,
-            power=_power(power_idle_w, power_max_w, power_source),
-            pause_s=pause_ms / 1000,
-            max_seconds=max_seconds,
-            output=target,
-            progress=bar,
-        )
-    _show(made, profile_table, json)
-    say(f"wrote {target}")
-
-
-def _power(idle_w: float | None, max_w: float | None, source: str) -> PowerModel | None:
-    from .profiler.profile import PowerModel
-
-    if idle_w is None and max_w is None:
-        return None
-    if idle_w is None or max_w is None or not 0 <= idle_w <= max_w < math.inf:
-        raise EdgecutError("energy needs both --power-idle-w and --power-max-w, with 0 <= idle <= max")
-    return PowerModel(idle_w=idle_w, max_w=max_w, source=source)
 
 
 @app.command()
@@ -142,7 +87,7 @@ def plan(
         jpeg_bytes=jpeg_bytes,
         output=output,
     )
-    _show(made, plan_table, json)
+    show(made, plan_table, json)
     if output is not None:
         say(f"wrote {output}")
 
@@ -176,7 +121,7 @@ def learn(
     )
     with Bar() as bar:
         made = run(plan, model=model, data=data, settings=settings, output=output, progress=bar)
-    _show(made.accuracy, accuracy_line, json)
+    show(made.accuracy, accuracy_line, json)
     say(
         f"{distributions} distributions over {made.collection.n} values at scale {made.scale:.2f} in "
         f"{made.elapsed_s:.1f} s ({made.tries} tries), {made.collection.footprint_bytes / 1024:.2f} KB of orders"
@@ -216,7 +161,7 @@ def bundle(
             progress=bar,
         )
     if isinstance(made.manifest, Manifest):
-        _show(made.manifest, lambda m: accuracy_line(m.accuracy) if m.accuracy else m.accuracy_missing, json)
+        show(made.manifest, lambda m: accuracy_line(m.accuracy) if m.accuracy else m.accuracy_missing, json)
     say(f"wrote {made.folder}: {made.files} files, {made.size_bytes / 1024:.0f} KB, id {made.id}")
 
 
@@ -299,7 +244,7 @@ def measure(
             output=output,
             progress=bar,
         )
-    _show(made, measurement_table, json)
+    show(made, measurement_table, json)
     say(f"wrote {output}")
 
 
@@ -327,15 +272,6 @@ def demo(
     from .demo import run
 
     run(output, link, edge_slowdown, data)
-
-
-def _show(value: Any, table: Any, as_json: bool) -> None:
-    from .artefacts import Artefact
-
-    if as_json:
-        print(value.to_json() if isinstance(value, Artefact) else value.model_dump_json(indent=1))
-    else:
-        console().print(table(value))
 
 
 def main() -> None:

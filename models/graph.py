@@ -2,57 +2,61 @@
 
 A layer is a compute node (Conv, Gemm, MatMul, recurrent, attention) with what follows it up to the next one. A cut
 is the list of tensors that cross from a prefix of the node order to the rest; data never flows back. The raw input
-never crosses, and at least one compute layer stays on the edge (DESIGN section 3, Shredder section 3).
+never crosses, and at least one compute layer stays on the edge (DESIGN section 3, Shredder section 3). Sizes taken
+from the batch do not cross either: the cloud half takes them from what it is sent.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper
 from pydantic import ValidationError
 
 from ..artefacts import first_fault
 from ..errors import ModelError
+from .operations import COMPUTE, attribute, operation
+from .shapes import fix_dimensions, read_shapes
 from .spec import CutSpec, LayerSpec, ModelSpec, PixelFormat, TensorSpec
+from .weights import take
 
-COMPUTE = {
-    "Attention",
-    "Conv",
-    "ConvInteger",
-    "ConvTranspose",
-    "Einsum",
-    "GRU",
-    "Gemm",
-    "LSTM",
-    "MatMul",
-    "MatMulInteger",
-    "QLinearConv",
-    "QLinearMatMul",
-    "RNN",
-}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+INPUT_DTYPES = ("float32", "int32", "int64")
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 PIXELS_KEY = "edgecut.pixels"
 NAME_KEY = "edgecut.name"
 
 
 class ModelGraph:
-    """A checked ONNX graph with one input and one output, both with the batch first.
+    """A checked ONNX graph whose inputs and outputs have the batch first.
 
-    `nodes` are in execution order without constants; `tensors` maps every value to its spec where it is static.
+    `proto` is a skeleton: its large tensors are in `weights` (`whole` puts them back). `nodes` are in execution order
+    without constants; `tensors` maps every value that has the batch first to its spec. `folder` is where the model's
+    files of weights are, if it has any; `sizes` fixes named dimensions of its inputs. Changes `proto`.
     """
 
-    def __init__(self, proto: onnx.ModelProto, name: str, digest: str) -> None:
-        self.name, self.digest = name, digest
-        self.proto = _inferred(proto, name)
-        graph = self.proto.graph
-        _refuse_external(graph, name)
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        name: str,
+        digest: str,
+        folder: Path | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.name, self.digest, self.proto = name, digest, proto
+        self._refuse_functions()
+        if sizes:
+            fix_dimensions(proto, sizes, name)
+        self.weights = take(proto, folder)
+        graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         constants = [node for node in graph.node if node.op_type == "Constant"]
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
@@ -61,27 +65,55 @@ class ModelGraph:
             if all(value in self.constants for value in node.input if value) and node.op_type not in RANDOM:
                 self.constants.update(node.output)
         self._refuse_control_flow()
-        self.tensors = dict(_static_values(graph))
-        self.unbatched = _unbatched(graph)
-        inputs = [value.name for value in graph.input if value.name not in self.initializers]
-        self.input = self._only(inputs, "input")
-        if self.input.dtype != "float32":
-            raise ModelError(f"model {name} takes {self.input.dtype} ('{self.input.name}'); edgecut needs float32")
-        self.output = self._only([value.name for value in graph.output], "output")
-        self.compute = [i for i, node in enumerate(self.nodes) if node.op_type in COMPUTE]
+        inputs = [value for value in graph.input if value.name not in self.initializers]
+        shapes = read_shapes(proto, inputs, name)
+        self.shapes, self.tensors, self.batch = shapes.at_one, shapes.batched, shapes.batch
+        self.inputs = tuple(self._input(value.name) for value in inputs)
+        self.outputs = tuple(self._known(value.name, "output") for value in graph.output)
+        self.compute = [i for i, node in enumerate(self.nodes) if node.op_type in COMPUTE and not self._constant(node)]
         if not self.compute:
             raise ModelError(f"model {name} has no compute layer (Conv, Gemm, MatMul, ...), so it cannot be cut")
+        self.sizes = self._sizes()
+        self.untouched = self._untouched()
 
-    def _only(self, names: list[str], what: str) -> TensorSpec:
-        if len(names) != 1:
-            raise ModelError(f"model {self.name} has {len(names)} {what}s ({', '.join(names)}); edgecut needs one")
-        spec = self.tensors.get(names[0])
+    def whole(self) -> onnx.ModelProto:
+        """The model in one piece, weights included. Raises ModelError where it has more than 2 GB."""
+        return self.weights.embed(self.proto)
+
+    def shape_of(self, value: str) -> tuple[int, ...] | None:
+        """A value's shape at batch 1; weights included; None where it is not known."""
+        tensor = self.initializers.get(value)
+        return tuple(tensor.dims) if tensor is not None else self.shapes.get(value)
+
+    def _known(self, value: str, what: str) -> TensorSpec:
+        spec = self.tensors.get(value)
         if spec is None:
             raise ModelError(
-                f"model {self.name}'s {what} '{names[0]}' has no static shape after its batch dimension; "
+                f"model {self.name}'s {what} '{value}' has no static shape after its batch dimension; "
                 "export it again with fixed sizes"
             )
         return spec
+
+    def _input(self, value: str) -> TensorSpec:
+        spec = self._known(value, "input")
+        if spec.dtype not in INPUT_DTYPES:
+            raise ModelError(
+                f"model {self.name} takes {spec.dtype} ('{value}'); edgecut takes {', '.join(INPUT_DTYPES)}"
+            )
+        rows = [
+            dims[attribute(node, "axis", 0)]
+            for node in self.nodes
+            if node.op_type == "Gather" and node.input[1] == value and (dims := self.shape_of(node.input[0]))
+        ]
+        return spec.model_copy(update={"below": min(rows)}) if rows else spec
+
+    def _refuse_functions(self) -> None:
+        if self.proto.functions:
+            named = ", ".join(sorted({function.name for function in self.proto.functions})[:5])
+            raise ModelError(
+                f"model {self.name} calls functions of its own ({named}); inline them first (onnx.inliner) or export "
+                "it again"
+            )
 
     def _refuse_control_flow(self) -> None:
         for node in self.nodes:
@@ -91,25 +123,50 @@ class ModelGraph:
                     "export it without branches or loops"
                 )
 
+    def _sizes(self) -> set[str]:
+        """Values that depend on the batch's size alone: shapes, and what is computed from shapes and constants."""
+        found: set[str] = set()
+        for node in self.nodes:
+            given = [value for value in node.input if value and value not in self.constants]
+            from_shape = node.op_type == "Shape" and given and given[0] in self.tensors
+            derived = given and all(value in found for value in given) and node.op_type not in {*RANDOM, *COMPUTE}
+            if from_shape or derived:
+                found.update(value for value in node.output if value)
+        return found
+
+    def _constant(self, node: onnx.NodeProto) -> bool:
+        return all(value in self.constants for value in node.output if value)
+
+    def _untouched(self) -> set[str]:
+        """The inputs, and what is made from them without any compute layer: the raw input in another form."""
+        found = {spec.name for spec in self.inputs}
+        compute = set(self.compute)
+        for index, node in enumerate(self.nodes):
+            given = {value for value in node.input if value and value not in self.constants and value not in self.sizes}
+            if index not in compute and given and given <= found:
+                found.update(value for value in node.output if value)
+        return found - self.sizes
+
     def spec(self, *, any_cut: bool = False) -> ModelSpec:
         """The model as a value. `any_cut` adds the cuts that do not end right before a compute layer."""
         return ModelSpec(
             name=self.name,
             digest=self.digest,
-            input=self.input,
-            output=self.output,
+            inputs=self.inputs,
+            outputs=self.outputs,
             layers=tuple(self.layers()),
             cuts=tuple(self.cuts(any_cut=any_cut)),
             pixels=_pixels(self.proto, self.name),
+            batch=self.batch,
         )
 
     def layer_name(self, index: int) -> str:
-        """A layer's name: its weights' stem where they have one (`conv1.weight`), else its node's or tensor's."""
+        """A layer's name: its weights' stem where they have one (`conv1.weight`), else its module's or node's."""
         node = self.nodes[index]
         for value in node.input:
             if value in self.initializers and value.endswith((".weight", "_weight")):
                 return value[: -len(".weight")]
-        return _short(node.name, node.op_type) or str(node.output[0])
+        return _scope(node) or _short(node.name, node.op_type) or next(str(value) for value in node.output if value)
 
     def layer_of_node(self, index: int) -> int:
         """The layer (counted from 0) that the node at `index` belongs to."""
@@ -121,39 +178,22 @@ class ModelGraph:
         names: set[str] = set()
         for number, start in enumerate(self.compute):
             members = self.nodes[bounds[number] : bounds[number + 1]]
-            name = self.layer_name(start)
-            while name in names:
-                name += "'"
-            names.add(name)
-            last = members[-1].output[0]
+            name = _unused(self.layer_name(start), names)
+            last = next(value for value in members[-1].output if value)
             weights = {v for node in members for v in node.input if v in self.initializers}
+            work = (operation(node, self.shape_of, self.constants, self.batch or 1) for node in members)
             yield LayerSpec(
                 name=name,
                 kind=self.nodes[start].op_type,
                 operators=tuple(node.op_type for node in members),
                 output=self.tensors.get(last) or TensorSpec(name=last, dtype="float32", shape=()),
                 parameters=sum(self._parameters(value) for value in weights),
-                flops=sum(self.flops(node) for node in members),
+                work=tuple(item for item in work if item is not None),
             )
 
     def _parameters(self, value: str) -> int:
         tensor = self.initializers[value]
-        floating = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-        return int(np.prod(tensor.dims)) if floating else 0
-
-    def flops(self, node: onnx.NodeProto) -> int:
-        """Floating-point operations of a node per item of the batch; 0 for what is not a compute node."""
-        out = self.tensors.get(node.output[0])
-        weight = next((self.initializers[v] for v in node.input[1:2] if v in self.initializers), None)
-        if out is None or weight is None or node.op_type not in COMPUTE:
-            return 0
-        if node.op_type == "Conv":
-            return 2 * out.elements * int(np.prod(weight.dims[1:]))
-        if node.op_type == "Gemm":
-            return 2 * int(np.prod(weight.dims))
-        if node.op_type == "MatMul":
-            return 2 * out.elements * int(weight.dims[-2:][0])
-        return 0
+        return math.prod(tensor.dims) if tensor.data_type in FLOATING else 0
 
     def cuts(self, *, any_cut: bool = False) -> Iterator[CutSpec]:
         """Legal cuts from shallow to deep: before every compute node but the first (or, with `any_cut`, any node)."""
@@ -169,64 +209,52 @@ class ModelGraph:
             depth = sum(1 for start in self.compute if start < position)
             aligned = position in self.compute
             stem = layer_names[depth - 1]
-            name = stem if aligned else f"{stem}/{crossing[-1].name}"
-            while not aligned and name in names:
-                name += "'"
-            names.add(name)
+            name = stem if aligned else _unused(f"{stem}/{crossing[-1].name}", names)
             yield CutSpec(name=name, depth=depth, tensors=crossing, aligned=aligned)
 
     def crossing(self, position: int) -> tuple[TensorSpec, ...] | None:
         """The tensors that the nodes from `position` on need from those before it; None where no cut is legal.
 
-        Not legal: the raw input or the model's output would have to cross, or a tensor that is no float32 of
-        static size with the batch first. What depends on no input does not cross: either half makes it for itself.
+        Not legal: a raw input, in whatever form before the first compute layer, or one of the model's outputs would
+        have to cross, or a tensor that is no float32 of static size with the batch first. What depends on no input, or
+        on the batch's size alone, does not cross: either half makes it for itself.
         """
         made = [v for node in self.nodes[:position] for v in node.output if v and v not in self.constants]
-        needed = {value for node in self.nodes[position:] for value in node.input}
-        if self.input.name in needed or self.output.name in made:
+        after = [node for node in self.nodes[position:] if not self._by_size(node)]
+        needed = {value for node in after for value in node.input}
+        if needed & self.untouched or {spec.name for spec in self.outputs} & set(made):
             return None
-        crossing = [None if v in self.unbatched else self.tensors.get(v) for v in made if v in needed]
+        crossing = [self.tensors.get(v) for v in made if v in needed and v not in self.sizes]
         if not crossing:
             return None
         specs = tuple(spec for spec in crossing if spec is not None and spec.dtype == "float32")
         return specs if len(specs) == len(crossing) else None
 
-
-def _inferred(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    try:
-        return shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:  # onnx raises several unrelated types here
-        raise ModelError(f"model {name} is not a consistent ONNX graph: {str(error).splitlines()[0][:200]}") from None
+    def _by_size(self, node: onnx.NodeProto) -> bool:
+        """Whether all that a node makes can be made anew from the size of the batch."""
+        return all(value in self.sizes for value in node.output if value)
 
 
-def _static_values(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorSpec]]:
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        kind = value.type.tensor_type
-        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-        if not sizes or any(not size for size in sizes[1:]):
-            continue
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-        yield value.name, TensorSpec(name=value.name, dtype=dtype, shape=tuple(int(s or 0) for s in sizes[1:]))
+def _unused(name: str, names: set[str]) -> str:
+    """`name`, or with a number behind it where it is taken; taken from then on."""
+    made, number = name, 1
+    while made in names:
+        number += 1
+        made = f"{name}#{number}"
+    names.add(made)
+    return made
 
 
-def _unbatched(graph: onnx.GraphProto) -> set[str]:
-    """Values whose first dimension is known not to be the batch: fixed, where the inputs' is not."""
-    if any(value.type.tensor_type.shape.dim[:1] and _fixed_first(value) for value in graph.input):
-        return set()
-    return {value.name for value in graph.value_info if _fixed_first(value)}
-
-
-def _fixed_first(value: onnx.ValueInfoProto) -> bool:
-    sizes = value.type.tensor_type.shape.dim
-    return bool(sizes) and sizes[0].HasField("dim_value")
-
-
-def _refuse_external(graph: onnx.GraphProto, name: str) -> None:
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ModelError(
-                f"model {name} keeps its weights in another file ('{tensor.name}'); save it as one file (onnx.save)"
-            )
+def _scope(node: onnx.NodeProto) -> str:
+    """The module a node came from, as torch's exporter notes it: the longest name that is a path of modules."""
+    for entry in node.metadata_props:
+        if entry.key == SCOPES_KEY:
+            try:
+                scopes = [str(scope) for scope in json.loads(entry.value.replace("'", '"'))]
+            except (ValueError, TypeError):
+                return ""
+            return scopes[-2] if len(scopes) > 1 else ""
+    return ""
 
 
 def _short(name: str, operator: str) -> str:
@@ -252,7 +280,9 @@ def _pixels(proto: onnx.ModelProto, name: str) -> PixelFormat | None:
     return None
 
 
-def set_metadata(proto: onnx.ModelProto, name: str, pixels: PixelFormat) -> None:
+def set_metadata(proto: onnx.ModelProto, name: str, pixels: PixelFormat | None) -> None:
     """Record a model's name and pixel format in the ONNX file itself, so that they travel with it."""
-    values: dict[str, Any] = {NAME_KEY: name, PIXELS_KEY: json.dumps(pixels.model_dump())}
+    values: dict[str, Any] = {NAME_KEY: name}
+    if pixels is not None:
+        values[PIXELS_KEY] = json.dumps(pixels.model_dump())
     helper.set_model_props(proto, {key: str(value) for key, value in values.items()})

@@ -14,14 +14,19 @@ from pydantic import Field, model_validator
 
 from ..artefacts import Record
 from ..errors import ModelError, unknown
+from .work import COMPUTE_KINDS, Operation
 
 
 class TensorSpec(Record):
-    """One tensor: `shape` without the batch dimension, `dtype` as NumPy spells it."""
+    """One tensor: `shape` without the batch dimension, `dtype` as NumPy spells it.
+
+    `below` bounds the whole numbers an input may hold, where the graph tells (the rows of an embedding).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    below: int | None = None
 
     @property
     def elements(self) -> int:
@@ -35,14 +40,24 @@ class TensorSpec(Record):
 
 
 class LayerSpec(Record):
-    """A compute node with what follows it up to the next one. `flops` counts a multiply-add as two."""
+    """A compute node with what follows it up to the next one, and its work, operation by operation."""
 
     name: str
     kind: str
     operators: tuple[str, ...]
     output: TensorSpec
     parameters: int
-    flops: int
+    work: tuple[Operation, ...]
+
+    @property
+    def flops(self) -> int:
+        """Operations of its products and convolutions, as the literature counts them; a multiply-add is two."""
+        return sum(operation.flops for operation in self.work if operation.kind in COMPUTE_KINDS)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes its operations read and write in float32, weights included, each value once."""
+        return sum(operation.bytes() for operation in self.work)
 
 
 class CutSpec(Record):
@@ -82,15 +97,38 @@ class PixelFormat(Record):
 
 
 class ModelSpec(Record):
-    """A model as a value: identity, tensors, layers in execution order, and legal cuts from shallow to deep."""
+    """A model as a value: identity, tensors, layers in execution order, and legal cuts from shallow to deep.
+
+    `batch` is the batch of a model that was exported with a fixed one.
+    """
 
     name: str
     digest: str
-    input: TensorSpec
-    output: TensorSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     layers: tuple[LayerSpec, ...]
     cuts: tuple[CutSpec, ...]
     pixels: PixelFormat | None = None
+    batch: int | None = None
+
+    @property
+    def input(self) -> TensorSpec:
+        """The only input. Raises ModelError where there are several."""
+        return self._only(self.inputs, "input")
+
+    @property
+    def output(self) -> TensorSpec:
+        """The only output. Raises ModelError where there are several."""
+        return self._only(self.outputs, "output")
+
+    def _only(self, tensors: tuple[TensorSpec, ...], what: str) -> TensorSpec:
+        if len(tensors) != 1:
+            names = ", ".join(tensor.name for tensor in tensors)
+            raise ModelError(
+                f"model {self.name} has {len(tensors)} {what}s ({names}); it can be profiled and planned, but this "
+                "step takes models with one"
+            )
+        return tensors[0]
 
     @property
     def parameters(self) -> int:

@@ -102,6 +102,7 @@ def _device(profile: Profile) -> Device:
         threads=profile.threads,
         measured_at=profile.measured_at,
         power=profile.power,
+        provenance=profile.provenance,
     )
 
 
@@ -113,7 +114,7 @@ class _Coster:
     ) -> None:
         self.edge, self.cloud, self.link, self.serving = edge, cloud, link, serving
         self.slowdown, self.load = slowdown, load
-        self.answer_bytes = edge.model.output.size_bytes
+        self.answer_bytes = sum(tensor.size_bytes for tensor in edge.model.outputs)
 
     def slowed(self, energy: Energy) -> Energy:
         """The same power for a longer time."""
@@ -141,12 +142,14 @@ class _Coster:
 
     def baselines(self, jpeg_bytes: int | None) -> tuple[tuple[CutCost, ...], tuple[str, ...]]:
         """Edge-only, and cloud-only with each form of the input that exists; and why the others do not."""
-        source = self.edge.model.input
-        rows, missing = [self._edge_only(), self._cloud_only(CLOUD_FLOAT32, source.size_bytes)], []
+        inputs = self.edge.model.inputs
+        native = sum(tensor.size_bytes for tensor in inputs)
+        elements = sum(tensor.elements for tensor in inputs)
+        rows, missing = [self._edge_only(), self._cloud_only(CLOUD_FLOAT32, native)], []
         if self.edge.model.pixels is None:
             missing.append(f"{CLOUD_UINT8}: the model does not say how pixels become its input")
         else:
-            rows.append(self._cloud_only(CLOUD_UINT8, source.elements))
+            rows.append(self._cloud_only(CLOUD_UINT8, elements))
         if jpeg_bytes is not None:
             rows.append(self._cloud_only(CLOUD_JPEG, jpeg_bytes))
         elif self.edge.model.pixels is None or self.edge.model.pixels.photograph:

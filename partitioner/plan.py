@@ -11,7 +11,7 @@ from typing import Literal
 from ..artefacts import Artefact, Record
 from ..errors import ModelError, unknown
 from ..models.spec import CutSpec, ModelSpec
-from ..profiler.profile import PowerModel
+from ..profiler.profile import PowerModel, Provenance
 from .link import Link
 
 Objective = Literal["latency", "energy"]
@@ -63,14 +63,15 @@ class CutCost(Record):
 
 
 class Device(Record):
-    """Which profile stands for one of the two sides."""
+    """Which profile stands for one of the two sides; `provenance` says whether it was measured or predicted."""
 
     device: str
     backend: str
     processor: str
-    threads: int
+    threads: int | None
     measured_at: str
     power: PowerModel | None
+    provenance: Provenance = "measured"
 
 
 class Plan(Artefact):

@@ -175,8 +175,8 @@ def _search(
 ) -> tuple[NoiseCollection, NoiseAccuracy, float, int, list[Fit]]:
     """The largest scale of a falling series whose sampled noise stays within the accuracy loss on the hold-out."""
     try:
+        from ..models.twin import suffix_of
         from .optimise import learn_tensors
-        from .twin import suffix_of
     except ImportError:
         raise DeviceError("learning noise needs torch; install edgecut[torch]") from None
     suffix = suffix_of(bench.model, bench.cut)

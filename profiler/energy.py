@@ -1,4 +1,4 @@
-"""Joules per inference where there is no meter: a model of the processor's power, or nothing at all.
+"""Joules per inference: measured by a meter, else from a model of the device's power, else nothing at all.
 
     E = t * (P_idle + (P_max - P_idle) * u)
 
@@ -9,17 +9,31 @@ rescaled, and labelled `modelled`.
 from __future__ import annotations
 
 from .profile import Energy, PowerModel, Timing
+from .result import MeterSaid, Spent
 
-UNAVAILABLE = Energy(
-    energy_j=None,
-    provenance="unavailable",
-    source="no meter here, and no --power-idle-w and --power-max-w given",
-)
+NOTHING_GIVEN = "no --power-idle-w and --power-max-w given"
+UNAVAILABLE = Energy(energy_j=None, provenance="unavailable", source=f"no meter here, and {NOTHING_GIVEN}")
+
+
+def energy(timing: Timing, spent: Spent | None, meter: MeterSaid, power: PowerModel | None) -> Energy:
+    """Energy of one inference: what the meter read if it read anything, else modelled, else unavailable."""
+    if spent is not None and spent.energy_j is not None:
+        idle = f"idle {meter.idle_w:.3g} W included" if meter.idle_w is not None else "idle power included"
+        return Energy(
+            energy_j=spent.energy_j,
+            above_idle_j=spent.above_idle_j,
+            provenance="measured",
+            source=f"{meter.source}: {spent.runs} runs in {spent.window_s:.3g} s, {idle}",
+        )
+    if power is not None:
+        return modelled(timing, power)
+    reason = spent.note if spent is not None else meter.source
+    return Energy(energy_j=None, provenance="unavailable", source=f"{reason}, and {NOTHING_GIVEN}")
 
 
 def modelled(timing: Timing, power: PowerModel | None) -> Energy:
-    """Energy of one inference in joules under `power`, or unavailable without one."""
-    if power is None:
+    """Energy of one inference in joules under `power`, or unavailable without one or without a utilisation."""
+    if power is None or timing.utilisation is None:
         return UNAVAILABLE
     watts = power.power_w(timing.utilisation)
     return Energy(

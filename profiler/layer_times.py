@@ -1,72 +1,50 @@
-"""Layer times from ONNX Runtime's own profiler, mapped back from its fused graph to the model's layers.
+"""From the nodes a runtime's own profiler names to the model's layers.
 
-The profiler slows small layers a great deal, and their sum can be far from the whole (the report shows the gap):
-these times explain a profile, they never decide a cut. A number is the median over runs, in seconds.
+The profiler slows small layers a great deal, and their sum can be far from the whole (the report shows the gap): these
+times explain a profile, they never decide a cut. A number is the median over runs, in seconds.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import tempfile
+import re
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
-
-import onnx
+from collections.abc import Iterable
 
 from ..models.graph import ModelGraph
-from ..models.session import open_session, random_feed
-
-RUNS = 60
 
 
-def layer_times(graph: ModelGraph, model: bytes, threads: int) -> dict[str, float]:
-    """Median seconds per run and layer name; layers the runtime does not show are missing."""
-    with tempfile.TemporaryDirectory(prefix="edgecut-") as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        session = open_session(
-            model, threads, profile_prefix=str(Path(folder) / "profile"), optimised_path=str(optimised)
-        )
-        feed = random_feed(session, 1)
-        for _ in range(RUNS):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-        owners = _owners(graph, onnx.load(str(optimised), load_external_data=False))
-    return _per_layer(events, owners)
+def layer_times(graph: ModelGraph, nodes: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Seconds per layer name, from (node, seconds) in order of execution; layers the runtime does not show are missing.
 
-
-def _owners(graph: ModelGraph, optimised: onnx.ModelProto) -> dict[str, str]:
-    """Layer name per node of the optimised graph.
-
-    By what it makes, else by its name (blocked nodes are called after the tensor they replace, fused ones after the
-    node), else the layer of the node before it.
+    Runtimes fuse nodes and rename them after one of those they replace, or after the tensor it makes; what cannot be
+    told so belongs to the layer of the node before it.
     """
+    makers = _makers(graph)
+    known = sorted(makers, key=len, reverse=True)
+    totals: dict[str, float] = defaultdict(float)
+    current = next(iter(makers.values()), "")
+    for node, seconds in nodes:
+        current = _owner(node, makers, known) or current
+        totals[current] += seconds
+    return dict(totals)
+
+
+def _makers(graph: ModelGraph) -> dict[str, str]:
+    """Layer name by the names of its nodes and of what they make."""
     layers = [layer.name for layer in graph.layers()]
-    makers = {
+    return {
         value: layers[graph.layer_of_node(index)]
         for index, node in enumerate(graph.nodes)
         for value in (node.name, *node.output)
         if value
     }
-    owners: dict[str, str] = {}
-    current = layers[0]
-    for node in optimised.graph.node:
-        names = [*node.output, node.name.removesuffix("_nchwc"), node.name.removeprefix("fused ")]
-        current = next((makers[name] for name in names if name in makers), current)
-        owners[node.name] = current
-    return owners
 
 
-def _per_layer(events: list[dict[str, Any]], owners: dict[str, str]) -> dict[str, float]:
-    node_runs: dict[str, list[float]] = defaultdict(list)
-    for event in events:
-        name = str(event.get("name", ""))
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            node_runs[name.removesuffix("_kernel_time")].append(event["dur"] * 1e-6)
-    totals: dict[str, float] = defaultdict(float)
-    for node, seconds in node_runs.items():
-        # The first runs load caches and are far from what follows.
-        if node in owners:
-            totals[owners[node]] += statistics.median(seconds[len(seconds) // 4 :])
-    return dict(totals)
+def _owner(node: str, makers: dict[str, str], known: list[str]) -> str | None:
+    """By the name itself, else by the longest known name within it that stands alone."""
+    if node in makers:
+        return makers[node]
+    node = node.replace("...", " ")  # how TensorRT writes the first and the last of what it replaced
+    found = (name for name in known if name in node and re.search(rf"(?<![\w.]){re.escape(name)}(?![a-z0-9.])", node))
+    name = next(found, None)
+    return makers[name] if name is not None else None

@@ -4,6 +4,8 @@ Every time is wall time of one inference of batch 1, measured in sub-models as t
 (see `agent/timing.py` for the protocol); `median_s` is the median of the rounds' medians and [low_s, high_s] its 95 %
 interval. Layer times come from the runtime's own profiler, which slows what it watches: they explain, the prefixes
 and suffixes decide. Energy is joules per inference with its provenance, and None, never 0, where nothing measured it.
+A device that is not at hand is predicted: such a profile says `modelled`, has no samples, and its intervals are those
+of the prediction, 90 %.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from ..agent import timing
 from ..artefacts import Artefact, Record
@@ -23,7 +26,10 @@ KEPT_SAMPLES = 400
 
 
 class Timing(Record):
-    """Seconds per inference: median of round medians, its 95 % interval, 95th percentile, and raw samples."""
+    """Seconds per inference: median of round medians, its 95 % interval, 95th percentile, and raw samples.
+
+    `utilisation` is None where nobody measured it, as on a GPU or in a prediction.
+    """
 
     median_s: float
     low_s: float
@@ -31,8 +37,9 @@ class Timing(Record):
     p95_s: float
     rounds: int
     count: int
-    utilisation: float
+    utilisation: float | None
     samples_s: tuple[float, ...]
+    provenance: Provenance = "measured"
 
     @classmethod
     def of(cls, samples: timing.Samples, processors: int) -> Timing:
@@ -54,19 +61,24 @@ class Timing(Record):
 
 
 class Energy(Record):
-    """Joules per inference. `energy_j` is None exactly where `provenance` is `unavailable`; `source` says from what."""
+    """Joules per inference. `energy_j` is None exactly where `provenance` is `unavailable`; `source` says from what.
+
+    `energy_j` has the device's idle power in it; `above_idle_j` is what it drew beyond that, where idle was measured.
+    """
 
     energy_j: float | None
     provenance: Provenance
     source: str
+    above_idle_j: float | None = None
 
 
 class PowerModel(Record):
-    """A device's power in watts when idle and with every processor busy, and where the two figures come from."""
+    """A device's power in watts when idle and when busy, and where the two figures come from."""
 
     idle_w: float
     max_w: float
     source: str
+    provenance: Provenance = "published"
 
     def power_w(self, utilisation: float) -> float:
         """P = idle + (max - idle) * utilisation, in watts."""
@@ -77,16 +89,17 @@ class Environment(Record):
     """What the figures were taken on; None where the machine does not tell."""
 
     processor: str
-    processors: int
-    frequency_hz: float | None
-    governor: str | None
-    temperature_c: float | None
-    memory_bytes: int
-    load_1min: float
-    virtualised: bool | None
-    system: str
-    python: str
-    versions: dict[str, str]
+    processors: int | None = None
+    frequency_hz: float | None = None
+    governor: str | None = None
+    power_mode: str | None = None
+    temperature_c: float | None = None
+    memory_bytes: int | None = None
+    load_1min: float | None = None
+    virtualised: bool | None = None
+    system: str | None = None
+    python: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class LayerProfile(Record):
@@ -114,15 +127,25 @@ class CutProfile(Record):
 
 
 class Profile(Artefact):
-    """A model measured on a device; every run came `pause_s` seconds after the one before."""
+    """A model measured on a device; every run came `pause_s` seconds after the one before.
+
+    `threads` is None for a predicted device. `groups` tells how many groups the sub-models were opened in because all
+    together did not fit into memory, `notes` what a reader should know of this measurement.
+    """
 
     KIND = "profile"
+    VERSION = 2
 
     model: ModelSpec
     device: str
     backend: str
-    threads: int
+    precision: Literal["float32", "float16"] = "float32"
+    provenance: Provenance = "measured"
+    threads: int | None
     pause_s: float
+    groups: int = 1
+    meter: str | None = None
+    notes: tuple[str, ...] = ()
     environment: Environment
     power: PowerModel | None
     whole: Timing

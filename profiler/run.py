@@ -1,151 +1,220 @@
-"""`edgecut profile`: measure every cut of a model on a device and write the Profile."""
+"""`edgecut profile`: measure every cut of a model on a device, or predict it, and write the Profile.
+
+The model and both halves of every cut become a kit; the agent measures it in a process of its own, here or on a device
+reached by ssh, with the same timing loop; what it sends back becomes the Profile.
+"""
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import math
 import os
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
-from ..agent.timing import Result, measure
 from ..artefacts import check_output
-from ..errors import DeviceError, unknown
+from ..errors import ArtefactError, DeviceError, unknown
 from ..models.load import Model, load_model
-from .energy import modelled
-from .environment import read_environment
-from .layer_times import layer_times
-from .profile import CutProfile, LayerProfile, PowerModel, Profile, Timing
+from .agents import Address, Agent, LocalAgent, SshAgent, parse_address, read_json
+from .assemble import assemble
+from .backends import DEVICES, TWIN_BACKENDS, check_backend
+from .kit import OLD_OPSET, KitSettings, Progress, write_kit, write_twin_kit
+from .meters import METERS
+from .profile import PowerModel, Profile
+from .result import read_result
 
-Progress = Callable[[str, float], None]
-DEVICES = ("cpu",)
 RELATIVE_WIDTH = 0.05
 """Half-width of each median's interval, as a share of the median, at which measuring ends."""
 FLOOR_S = 50e-6
 """A half-width this small is enough whatever its share: it is a hundredth of the shortest preset's round trip."""
+SSH_BACKEND = "onnxruntime-cpu"
+NATIVE_RUNTIME = (1, 14)
+"""ONNX Runtime from this version on reads the opset that models are exported with here (18)."""
+PRECISIONS = ("float32", "float16")
 
 
 def profile(
     model: str,
     *,
     device: str = "cpu",
+    backend: str | None = None,
+    precision: str = "float32",
     threads: int | None = None,
     data: str | None = None,
     any_cut: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    input_shapes: Sequence[tuple[int, ...]] = (),
     power: PowerModel | None = None,
+    meter: str = "auto",
+    energy_seconds: float = 1.0,
     pause_s: float = 0.005,
-    max_seconds: float = 30.0,
+    max_seconds: float | None = None,
+    python: str = "python3",
+    ssh_config: str | None = None,
+    result: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure `model` on `device` and return the Profile, also written to `output` where given.
 
-    `threads` is the size of the runtime's pool, by default the physical cores this process may use. Every run comes
-    `pause_s` after the last, as requests do; 0 measures a tight loop. `power` makes energy `modelled` instead of
-    `unavailable`. `progress(what, share)` is called with a share from 0 to 1. Raises DeviceError for an unknown
-    device, ModelError for a model that cannot be read, cut or run.
+    `device` is cpu or cuda for this machine, ssh://[user@]host[:port] for another, or the name of a described device,
+    which is predicted instead of measured. `threads` is the size of the runtime's pool, by default the device's
+    physical cores. Every run comes `pause_s` after the last, as requests do; 0 measures a tight loop. Measuring ends
+    when the intervals are narrow, or after `max_seconds`, by default 30 or, for large models, up to 300. `meter`
+    chooses one by name, `auto` the best one there, `none` no metering; where there is none, `power` makes energy
+    `modelled` instead of `unavailable`. With `result`, the file that an agent wrote on `device` for a kit of this
+    model, nothing is measured here; neither with `calibration`, from whose layers the model is predicted.
+    `progress(what, share)` is called with a share from 0 to 1. Raises DeviceError for an unknown or unusable device,
+    ModelError for a model that cannot be read, cut or run.
     """
-    if device not in DEVICES:
-        raise DeviceError(unknown("device", device, DEVICES))
-    if threads is not None and not 1 <= threads <= 1024:
-        raise DeviceError(f"{threads} threads cannot be used; give a number from 1 to 1024")
-    if not 0 <= pause_s <= 60:
-        raise DeviceError(f"a pause of {pause_s} s cannot be used; give 0 to 60 seconds")
-    if not 0 < max_seconds < math.inf:
-        raise DeviceError(f"a time bound of {max_seconds} s leaves no time to measure; give a positive one")
+    _check(threads, pause_s, max_seconds, precision, meter, energy_seconds)
+    given = result is not None or calibration is not None
+    described = not given and not device.startswith("ssh://") and device not in DEVICES
     tell: Progress = progress or (lambda *_: None)
+    if described:
+        _check_described(device)
+    elif backend is not None:
+        check_backend(backend, device)
+    address = parse_address(device) if device.startswith("ssh://") else None
     if output is not None:
         check_output(output)
     loaded = load_model(
         model,
         data=data,
         any_cut=any_cut,
+        sizes=sizes,
+        input_shapes=input_shapes,
         progress=lambda done, total, text: tell(f"training {model}, {text}", done / total),
     )
-    used = threads or default_threads()
-    result = _measure(loaded, used, pause_s, max_seconds, tell)
-    measured = _assemble(loaded, device, used, power, pause_s, result)
+    if result is not None:
+        taken = read_result(read_json(Path(result)), str(result))
+        made = assemble(loaded.spec, loaded.graph, device, taken, power=power)
+    elif calibration is not None:
+        from .calibrated import calibrated_profile
+
+        made = calibrated_profile(loaded.spec, calibration, power=power)
+    elif described:
+        from .predicted import predict_profile
+
+        made = predict_profile(loaded.spec, device, runtime=backend, precision=precision)
+    else:
+        chosen = backend or (DEVICES[device] if address is None else SSH_BACKEND)
+        settings = KitSettings(
+            backend=chosen,
+            threads=threads,
+            precision=precision,
+            pause_s=pause_s,
+            max_seconds=max_seconds,
+            relative_width=RELATIVE_WIDTH,
+            floor_s=FLOOR_S,
+            meter=meter,
+            energy_seconds=energy_seconds,
+        )
+        made = _measure(loaded, device, address, settings, power, python, ssh_config, tell)
     if output is not None:
-        measured.save(output)
-    return measured
+        made.save(output)
+    return made
 
 
-def default_threads() -> int:
-    """Physical cores, at most as many as this process may use."""
-    available = len(os.sched_getaffinity(0))
-    return max(1, min(available, psutil.cpu_count(logical=False) or available))
+def _check(
+    threads: int | None,
+    pause_s: float,
+    max_seconds: float | None,
+    precision: str,
+    meter: str,
+    energy_seconds: float,
+) -> None:
+    if threads is not None and not 1 <= threads <= 1024:
+        raise DeviceError(f"{threads} threads cannot be used; give a number from 1 to 1024")
+    if not 0 <= pause_s <= 60:
+        raise DeviceError(f"a pause of {pause_s} s cannot be used; give 0 to 60 seconds")
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
+        raise DeviceError(f"a time bound of {max_seconds} s leaves no time to measure; give a positive one")
+    if not 0 < energy_seconds <= 600:
+        raise DeviceError(f"an energy window of {energy_seconds} s cannot be used; give up to 600 seconds")
+    if precision not in PRECISIONS:
+        raise DeviceError(unknown("precision", precision, PRECISIONS))
+    if meter not in ("auto", "none", *METERS):
+        raise DeviceError(unknown("meter", meter, ["auto", "none", *METERS]))
 
 
-def _measure(model: Model, threads: int, pause_s: float, max_seconds: float, tell: Progress) -> Result:
+def _check_described(device: str) -> None:
+    from .description import load_device
+
     try:
-        from .onnxruntime_cpu import tasks
-    except ImportError as error:
-        raise DeviceError(f"the cpu device needs {error.name}; install edgecut[cpu]") from None
-    total = max(1, len(model.spec.cuts))
-    done = iter(range(total))
-    made = tasks(model, threads, lambda cut: tell(f"splitting at {cut}", next(done) / total))
-    return measure(
-        made,
-        max_seconds=max_seconds,
-        relative_width=RELATIVE_WIDTH,
-        floor_s=FLOOR_S,
-        pause_s=pause_s,
-        progress=lambda share: tell("measuring, cuts in turns", share),
-    )
+        load_device(device)
+    except DeviceError as error:
+        raise DeviceError(f"{error}; or give {', '.join(DEVICES)} or ssh://user@host[:port]") from None
 
 
-def _assemble(
-    model: Model, device: str, threads: int, power: PowerModel | None, pause_s: float, result: Result
+def _measure(
+    model: Model,
+    device: str,
+    address: Address | None,
+    settings: KitSettings,
+    power: PowerModel | None,
+    python: str,
+    ssh_config: str | None,
+    tell: Progress,
 ) -> Profile:
-    from .onnxruntime_cpu import NAME
-
-    environment = read_environment()
-    times = {name: Timing.of(samples, environment.processors) for name, samples in result.samples.items()}
-    per_layer = layer_times(model.graph, model.read(), threads)
-    return Profile(
-        model=model.spec,
-        device=device,
-        backend=NAME,
-        threads=threads,
-        environment=environment,
-        pause_s=pause_s,
-        power=power,
-        whole=times["whole"],
-        whole_energy=modelled(times["whole"], power),
-        layers=tuple(
-            LayerProfile(
-                name=layer.name,
-                kind=layer.kind,
-                output_shape=layer.output.shape,
-                parameters=layer.parameters,
-                flops=layer.flops,
-                latency_s=per_layer.get(layer.name),
-            )
-            for layer in model.spec.layers
-        ),
-        cuts=tuple(_cut(cut.name, times, power) for cut in model.spec.cuts),
-        converged=result.converged,
-        elapsed_s=result.elapsed_s,
-        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
+    spec, notes = model.spec, []
+    with contextlib.ExitStack() as stack:
+        agent = stack.enter_context(_agent(address, python, ssh_config))
+        folder = Path(stack.enter_context(_scratch()))
+        if settings.backend in TWIN_BACKENDS:
+            cuts = write_twin_kit(model, folder, settings, progress=tell)
+            left = len(spec.cuts) - len(cuts)
+            if left:
+                notes.append(f"{left} of {len(spec.cuts)} cuts are not in the torch program and were left out")
+            spec = spec.model_copy(update={"cuts": cuts})
+        else:
+            opset = None if address is None else _opset(model, agent, settings.backend, address.text)
+            if opset is not None:
+                notes.append(f"measured as opset {opset}, which the device's runtime reads")
+            write_kit(model, folder, settings, opset=opset, progress=tell)
+        result = read_result(agent.profile(folder, tell), device)
+    return assemble(spec, model.graph, device, result, power=power, notes=tuple(notes))
 
 
-def _cut(name: str, times: dict[str, Timing], power: PowerModel | None) -> CutProfile:
-    prefix, suffix, noise = (times[f"{what}:{name}"] for what in ("prefix", "suffix", "noise"))
-    return CutProfile(
-        name=name,
-        prefix=prefix,
-        suffix=suffix,
-        noise=noise,
-        add=times[f"add:{name}"],
-        prefix_energy=modelled(prefix, power),
-        suffix_energy=modelled(suffix, power),
-        noise_energy=modelled(noise, power),
-    )
+@contextlib.contextmanager
+def _agent(address: Address | None, python: str, ssh_config: str | None) -> Iterator[Agent]:
+    if address is None:
+        yield LocalAgent()
+        return
+    with SshAgent(address, python=python, config=ssh_config) as agent:
+        yield agent
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgecut-kit-") as folder:
+            yield folder
+    except OSError as error:
+        raise ArtefactError(
+            f"the kit cannot be written to {tempfile.gettempdir()} ({error.strerror}); free some space there, or set "
+            "TMPDIR to a larger disk"
+        ) from None
+
+
+def _opset(model: Model, agent: Agent, backend: str, where: str) -> int | None:
+    """The opset to rewrite for, or None where the device reads the model as it is. Raises DeviceError."""
+    found = agent.check()["backends"].get(backend, {})
+    if not found.get("usable"):
+        raise DeviceError(f"{where}: {found.get('reason') or f'its agent knows no backend {backend}'}")
+    if backend == "tensorrt":
+        version, least = found["versions"].get("tensorrt", "0"), (8, 6)
+    else:
+        version, least = found["versions"].get("onnxruntime", "0"), NATIVE_RUNTIME
+    parts = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    opset = next((o.version for o in model.graph.proto.opset_import if o.domain in ("", "ai.onnx")), OLD_OPSET)
+    return OLD_OPSET if parts < least and opset > OLD_OPSET else None
 
 
 def profile_path(model: str, device: str) -> Path:
     """The name `edgecut profile` gives its file when none is asked for."""
-    return Path(f"{Path(model).stem}-{device}.profile.json")
+    stem = Path(model).stem if model.endswith((".onnx", ".pt2")) else model.replace(":", ".")
+    return Path(f"{stem}-{re.sub(r'[^A-Za-z0-9._-]+', '-', device.removeprefix('ssh://'))}.profile.json")

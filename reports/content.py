@@ -122,7 +122,8 @@ class Side(Record):
 
     device: str
     backend: str
-    threads: int
+    threads: int | None
+    provenance: Provenance
     pause_s: float
     environment: Environment
     power: PowerModel | None

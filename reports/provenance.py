@@ -75,7 +75,7 @@ def _plan(measurement: Measurement) -> tuple[Note, ...]:
         Note(
             figures="Predicted latency of every cut and baseline, and its parts",
             provenance="modelled",
-            how="Modelled from measured parts: both halves of every cut timed as sub-models on their devices, the "
+            how=f"{words.modelled(plan).capitalize()}: both halves of every cut as sub-models on their devices, the "
             "bytes over the link's rates, its round trip, and the request overhead"
             + "".join(f"; {factor}" for factor in factors)
             + ".",
@@ -144,10 +144,8 @@ def _profiles(measurement: Measurement, edge: Profile, cloud: Profile) -> tuple[
     return (
         Note(
             figures="Times of the cuts' halves and of the whole model",
-            provenance="measured",
-            how=f"Sub-models timed in turns with {edge.backend} on {edge.environment.processor} (edge) and with "
-            f"{cloud.backend} on {cloud.environment.processor} (cloud), batch 1; edge runs "
-            f"{words.pause(edge.pause_s)}, cloud runs {words.pause(cloud.pause_s)}. Medians with 95 % intervals."
+            provenance="measured" if edge.provenance == cloud.provenance == "measured" else "modelled",
+            how=f"Edge: {_times(edge)} Cloud: {_times(cloud)}"
             + (" Shown as the processor gave them, before the slow-down." if slowed else ""),
         ),
         Note(
@@ -157,3 +155,10 @@ def _profiles(measurement: Measurement, edge: Profile, cloud: Profile) -> tuple[
             "them." + (" Before the slow-down." if slowed else ""),
         ),
     )
+
+
+def _times(profile: Profile) -> str:
+    where = f"with {profile.backend} on {profile.environment.processor}, batch 1"
+    if profile.provenance == "measured":
+        return f"sub-models timed in turns {where}, {words.pause(profile.pause_s)}; medians with 95 % intervals."
+    return f"predicted {where}, not measured; 90 % intervals. {' '.join(words.sentence(n) for n in profile.notes[:1])}"

@@ -173,6 +173,7 @@ def _side(profile: Profile) -> Side:
         device=profile.device,
         backend=profile.backend,
         threads=profile.threads,
+        provenance=profile.provenance,
         pause_s=profile.pause_s,
         environment=profile.environment,
         power=profile.power,

@@ -99,12 +99,17 @@ def profile_table(profile: Profile) -> RenderableType:
 
 def _profile_head(profile: Profile, scale: units.Scale) -> list[str]:
     whole = profile.whole
+    how = [profile.backend, profile.precision]
+    if profile.threads is not None:
+        how.append(f"threads: {profile.threads}")
+    what = f"{profile.model.name} on {profile.device} ({', '.join(how)}), {profile.environment.processor}"
+    interval = scale.interval(whole.low_s, whole.high_s)
+    if profile.provenance != "measured":
+        return [what, f"whole model {scale.text(whole.median_s)} {scale.unit}, 90 % interval {interval}; modelled"]
     return [
-        f"{profile.model.name} on {profile.device} ({profile.backend}, threads: {profile.threads}), "
-        f"{profile.environment.processor}",
-        f"whole model {scale.text(whole.median_s)} {scale.unit}, 95 % interval "
-        f"{scale.interval(whole.low_s, whole.high_s)}, p95 {scale.text(whole.p95_s)}; measured, "
-        f"{units.count(whole.count)} runs in {whole.rounds} rounds, "
+        what,
+        f"whole model {scale.text(whole.median_s)} {scale.unit}, 95 % interval {interval}, "
+        f"p95 {scale.text(whole.p95_s)}; measured, {units.count(whole.count)} runs in {whole.rounds} rounds, "
         f"{words.pause(profile.pause_s)}",
     ]
 
@@ -112,9 +117,9 @@ def _profile_head(profile: Profile, scale: units.Scale) -> list[str]:
 def _profile_notes(profile: Profile, scale: units.Scale) -> list[str]:
     notes = []
     total = profile.layer_sum_s
-    if total is None:
+    if total is None and not any(note.startswith("no layer times") for note in profile.notes):
         notes.append("layer times unavailable: the runtime's profiler showed no layer")
-    else:
+    if total is not None and profile.provenance == "measured":
         gap = total / profile.whole.median_s - 1
         notes.append(
             f"layers sum to {scale.text(total)} {scale.unit}, {units.percent_change(gap)} against the whole: "
@@ -128,6 +133,7 @@ def _profile_notes(profile: Profile, scale: units.Scale) -> list[str]:
         notes.append(f"energy of the whole model {whole_mj}, {energy.provenance}: {energy.source}")
     if not profile.converged:
         notes.append("the profile ran out of time: the intervals are wider than asked for")
+    notes.extend(units.printable(note) for note in profile.notes)
     return notes
 
 
@@ -153,7 +159,7 @@ def plan_table(plan: Plan) -> RenderableType:
     )
     notes = [plan.reason]
     notes += [f"not compared: {missing}" for missing in plan.missing_baselines]
-    notes += [f"times {words.MODELLED}; link {plan.link.name}: {plan.link.provenance}, {plan.link.source}"]
+    notes += [f"times {words.modelled(plan)}; link {plan.link.name}: {plan.link.provenance}, {plan.link.source}"]
     if plan.edge_slowdown > 1:
         notes.append(f"{words.emulated_edge(plan.edge_slowdown)}; applied to every edge figure above")
     if plan.cloud_load > 1:
@@ -195,7 +201,8 @@ def measurement_table(measurement: Measurement) -> RenderableType:
         tuple(_measured_row(measurement, variant, scale, energy) for variant in variants),
     )
     banners = [Text(text, style="bold yellow") for text in words.warnings(measurement)]
-    notes = [words.headline(measurement), f"measured: this run; plan: {words.MODELLED}; {words.WRONG}"]
+    planned = words.modelled(measurement.plan)
+    notes = [words.headline(measurement), f"measured: this run; plan: {planned}; {words.WRONG}"]
     notes += _energy_notes(variants)
     return Group(*banners, table, "", *_lines(notes), accuracy_line(measurement.accuracy))
 

@@ -16,7 +16,19 @@ EMULATED_LINK = "emulated link (a relay holds bytes back)"
 REAL_LINK = "real link"
 WRONG = "wrong: answers of a class other than the whole model's; the noise costs the split some"
 ACCURACY_MISSING = "no labelled data were given to measure it on"
-MODELLED = "modelled from measured parts"
+
+
+def parts(edge: str, cloud: str) -> str:
+    """What the parts of a plan are, from the provenance of the two sides' profiles."""
+    predicted = [side for side, how in (("edge", edge), ("cloud", cloud)) if how != "measured"]
+    if not predicted:
+        return "measured parts"
+    return "predicted parts" if len(predicted) == 2 else f"parts of which the {predicted[0]}'s are predicted"
+
+
+def modelled(plan: Plan) -> str:
+    """How a plan's times came about."""
+    return f"modelled from {parts(plan.edge.provenance, plan.cloud.provenance)}"
 
 
 def way(name: str, role: Role) -> str:

@@ -27,11 +27,12 @@ class Method(NamedTuple):
     name: str
     request: Any
     response: Any
+    service: str = SERVICE
 
     @property
     def path(self) -> str:
         """The name gRPC puts into the `:path` header."""
-        return f"/{SERVICE}/{self.name}"
+        return f"/{self.service}/{self.name}"
 
 
 class Servicer(Protocol):
@@ -90,11 +91,12 @@ def generic_handler(servicer: Servicer) -> grpc.GenericRpcHandler:
     """
     import grpc
 
-    handlers = {method.name: _handler(method, getattr(servicer, method.name)) for method in methods()}
+    handlers = {method.name: handler(method, getattr(servicer, method.name)) for method in methods()}
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
-def _handler(method: Method, answer: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def handler(method: Method, answer: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    """One call's handler: `answer(request, context)`, or a refusal of bytes that are no such message."""
     import grpc
     from google.protobuf.message import DecodeError
 

@@ -3,8 +3,8 @@
 It serves a folder in Triton's layout and answers every malformed request with a status and one sentence:
 NOT_FOUND for a model or version, INVALID_ARGUMENT for tensors, RESOURCE_EXHAUSTED for size, INTERNAL without any of
 the payload where inference itself fails. Inputs that hold NaN or infinity are refused unless allowed: they come
-from a fault upstream and would come back as a plausible answer. There is no encryption and no login here: bind it to
-loopback or put a proxy in front.
+from a fault upstream and would come back as a plausible answer. One call beyond the protocol answers `edgecut probe`,
+see `echo`. There is no encryption and no login here: bind it to loopback or put a proxy in front.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import grpc
 
 from ..errors import EdgecutError, ServerError
 from ..models.session import open_session
-from . import oip
+from . import echo, oip
 from .processes import await_end_of_input, await_ending
 from .repository import PLATFORM, read_repository
 from .served import MakeSession, Refusal, ServedModel
@@ -128,7 +128,8 @@ class CloudServer:
             options=_options(self._max_message_bytes),
             maximum_concurrent_rpcs=self._workers * WAITING_PER_WORKER,
         )
-        self._server.add_generic_rpc_handlers((oip.generic_handler(_Servicer(self.models)),))
+        echoing = echo.generic_handler(self._max_message_bytes)
+        self._server.add_generic_rpc_handlers((oip.generic_handler(_Servicer(self.models)), echoing))
         try:
             self.port = self._server.add_insecure_port(self.address)
         except RuntimeError:

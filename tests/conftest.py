@@ -6,19 +6,28 @@ Under EDGECUT_REQUIRE_ALL=1 a skip fails, unless its reason says that there is n
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # What a test looks for in the temporary folder must not be another worker's.
+    tempfile.tempdir = tempfile.mkdtemp(prefix=f"tests-{worker}-")
+    os.environ["TMPDIR"] = tempfile.tempdir
 # Kept between runs beside the checkout; set before anything of edgecut looks for its cache.
 os.environ["EDGECUT_CACHE"] = str(Path(__file__).resolve().parents[1] / ".cache" / "tests")
 
-from edgecut.models.load import Model, load_model
+from edgecut.models.load import Model, load_model, models_folder
+from edgecut.models.spec import PixelFormat
 from edgecut.partitioner.choose import plan
 from edgecut.partitioner.plan import Plan
 from edgecut.privacy.learn import Learned, Settings, learn
@@ -107,3 +116,84 @@ def _serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str
 def serving() -> Serving:
     """`with serving(FOLDER, *options) as (process, address)`: `edgecut serve` on a free port, killed at the end."""
     return _serving
+
+
+NodeRuntime = Callable[[bytes | str | Path, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="session")
+def node_runtime() -> NodeRuntime:
+    """`node_runtime(model, feed)`: all outputs of a model (bytes or a path) under ONNX Runtime 1.11, a Jetson TX2's."""
+    spec = importlib.util.spec_from_file_location("onnxruntime_node", Path(__file__).parent / "onnxruntime_node.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.missing():
+        pytest.skip(module.missing())
+    module.package()
+    run: NodeRuntime = module.run
+    return run
+
+
+class Residual(NamedTuple):
+    """A small residual network: its file, its plan at a cut of two tensors, and its data."""
+
+    model: Model
+    planned: Plan
+    data: Path
+
+
+def quadrants(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with one bright quadrant of four, which is the label."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 4, count)
+    x = generator.normal(0, 0.3, (count, 1, 8, 8)).astype(np.float32)
+    for i, label in enumerate(labels):
+        x[i, 0, 4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 1
+    return x, labels.astype(np.int64)
+
+
+def network() -> Any:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+            self.three, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(192, 4)
+
+        def forward(self, x: Any) -> Any:
+            a = torch.relu(self.one(x))
+            b = torch.relu(self.two(a))
+            return self.last((self.three(b) + a).flatten(1))
+
+    torch.manual_seed(0)
+    net = Net()
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    x, y = (torch.from_numpy(part) for part in quadrants(0, 512))
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Residual:
+    """Exported the way named networks are, into the tests' cache."""
+    torch = pytest.importorskip("torch")
+    from edgecut.models.exporting import export
+
+    folder = tmp_path_factory.mktemp("residual")
+    pixels = PixelFormat(scale=(1.0,), offset=(0.0,))
+    name = export(models_folder(), network(), "residual", [torch.zeros(2, 1, 8, 8)], pixels)
+    path = models_folder() / name.removeprefix("sha256:") / "model.onnx"
+    model = load_model(str(path))
+    measured = profile(str(path), threads=1, max_seconds=0.5, pause_s=0.0)
+    cut = next(cut.name for cut in model.spec.cuts if len(cut.tensors) == 2)
+    planned = plan(measured, measured, link="wifi").model_copy(update={"choice": cut})
+    x, y = quadrants(1, 600)
+    np.savez(folder / "data.npz", x_train=x[:400], y_train=y[:400], x_test=x[400:], y_test=y[400:])
+    return Residual(model, planned, folder / "data.npz")

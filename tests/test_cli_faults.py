@@ -93,7 +93,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("profile dir/x.onnx", "there is no model file dir/x.onnx"),
     ("profile bad.onnx", "bad.onnx is not an ONNX file"),
     ("profile dir.onnx/../dir", "unknown model"),
-    ("profile lenet5 --device gpu", "unknown device 'gpu'", "did you mean 'cpu'"),
+    ("profile lenet5 --device gpu", "unknown device description 'gpu'", "or give cpu, cuda or ssh://"),
     ("profile lenet5 --threads 0", "0 threads"),
     ("profile lenet5 --threads -3", "-3 threads"),
     ("profile lenet5 --max-seconds -1", "time"),

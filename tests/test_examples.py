@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.deep
 def test_quickstart_writes_every_artefact(tmp_path: Path) -> None:
     script = ROOT / "examples" / "quickstart.py"
     done = subprocess.run(

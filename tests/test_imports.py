@@ -14,11 +14,13 @@ from edgecut.profiler.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"artefacts", "errors"}
-FRONT = {"cli", "demo", "terminal", "__main__"}
+FRONT = {"cli", "cli_devices", "cli_options", "demo", "terminal", "__main__"}
 VALUES = {
     "models.spec",
     "partitioner.link",
     "partitioner.plan",
+    "profiler.diagnosis",
+    "profiler.evaluation",
     "profiler.profile",
     "runtime.accuracy",
     "runtime.manifest",
@@ -27,7 +29,7 @@ VALUES = {
 FOLDERS: dict[str, set[str]] = {
     "noise_kernels": set(),
     "agent": {"noise_kernels"},
-    "models": SHARED,
+    "models": {"agent", *SHARED},
     "profiler": {"models", "agent", "noise_kernels", *SHARED},
     "partitioner": {"models", "profiler", *SHARED},
     "runtime": {"models", "agent", "noise_kernels", "profiler", "partitioner", *SHARED},

@@ -44,6 +44,9 @@ def test_every_module_and_nothing_else(tree: Path, wheel: Path) -> None:
 def test_data_files(tree: Path, wheel: Path) -> None:
     templates = {f"edgecut/reports/templates/{path.name}" for path in (tree / "reports" / "templates").iterdir()}
     assert len(templates) >= 1
+    profiler = tree / "profiler"
+    described = {*profiler.glob("devices/*.toml"), *(p for p in profiler.glob("published/*") if p.is_file())}
+    templates |= {f"edgecut/{path.relative_to(tree)}" for path in described}
     wanted = {"edgecut/py.typed", "edgecut/runtime/oip.proto", "edgecut/runtime/oip.binpb", *templates}
     code = {".c", ".cu", ".h"}
     kernels = {f"edgecut/noise_kernels/{p.name}" for p in (tree / "noise_kernels").iterdir() if p.suffix in code}

@@ -167,6 +167,70 @@ def test_drift_hits_all_alike(clock: Clock) -> None:
     assert max(medians) / min(medians) < 1.02
 
 
+def test_a_task_tells_its_own_seconds(clock: Clock) -> None:
+    """As a GPU's events do: its float counts, whatever the clock says; other results are no seconds."""
+    slow = clock.task("slow", itertools.repeat(0.01))
+
+    def told() -> float:
+        slow()
+        return 0.002
+
+    tasks = {"told": told, "counted": lambda: (slow(), 7)[1], "array": lambda: (slow(), np.float32(0.5))[1]}
+    result = measure(tasks, min_rounds=3)
+    assert np.allclose(result.samples["told"].rounds, 0.002, rtol=0, atol=0)
+    for name in ("counted", "array"):
+        assert np.allclose(result.samples[name].rounds, 0.01)
+    told_samples = result.samples["told"]
+    assert told_samples.wall_s == pytest.approx(sum(map(sum, told_samples.rounds)))
+
+
+def test_told_seconds_may_be_numpys(clock: Clock) -> None:
+    """float64 is a float; the samples stay plain numbers that JSON can hold."""
+    run = clock.task("t", itertools.repeat(0.01))
+    result = measure({"t": lambda: (run(), np.float64(0.003))[1]}, min_rounds=2, max_seconds=1.0)
+    assert result.samples["t"].rounds[0][0] == 0.003
+
+
+def test_a_long_run_is_a_block_of_its_own(clock: Clock) -> None:
+    seconds = {"short": 0.249, "long": 0.251, "told": 0.3}
+    tasks = {name: clock.task(name, itertools.repeat(each)) for name, each in seconds.items()}
+    result = measure(tasks, max_seconds=5.0)
+    sizes = {name: {len(block) for block in result.samples[name].rounds} for name in tasks}
+    assert sizes == {"short": {2}, "long": {1}, "told": {1}}
+
+
+def test_a_pause_makes_a_run_long_too(clock: Clock) -> None:
+    result = measure({"t": clock.task("t", itertools.repeat(0.01))}, max_seconds=5.0, pause_s=0.3)
+    assert {len(block) for block in result.samples["t"].rounds} == {1}
+
+
+@pytest.mark.parametrize(
+    ("each_s", "tasks", "bound_s"),
+    [(0.05, 1, 30.0), (0.05, 4, 30.0), (0.5, 6, 45.0), (1.0, 10, 150.0), (4.0, 9, 300.0), (400.0, 1, 300.0)],
+)
+def test_the_bound_is_some_rounds(each_s: float, tasks: int, bound_s: float, clock: Clock) -> None:
+    """Where none is given: 15 rounds' worth, from 30 to 300 s. Noise that never settles runs into it."""
+    generator = np.random.default_rng(0)
+
+    def wild() -> Iterator[float]:
+        yield from (each_s, each_s)  # what the warm-up sizes blocks by
+        while True:
+            yield each_s * float(generator.uniform(0.5, 1.5))
+
+    result = measure({str(i): clock.task(str(i), wild()) for i in range(tasks)}, relative_width=0.0)
+    sizes = [len(s.rounds[0]) for s in result.samples.values()]
+    # A round, its uncounted runs included, and a warm-up of a few blocks may come on top.
+    over_s = 1.5 * each_s * (sum(sizes) + tasks) + 1.5 * each_s * tasks * (2 + 2 * max(sizes)) + 0.5
+    assert not result.converged
+    assert bound_s < result.elapsed_s <= bound_s + over_s
+
+
+def test_a_given_bound_is_kept_however_long_the_runs(clock: Clock) -> None:
+    tasks = {name: clock.task(name, itertools.cycle([1.0, 3.0])) for name in "ab"}
+    result = measure(tasks, max_seconds=20.0, relative_width=0.0)
+    assert 20.0 < result.elapsed_s < 20.0 + 8.0 + 1.0
+
+
 def test_real_time_is_measured() -> None:
     """Two real tasks, one ten times the other's work, under the real clock."""
     numbers = np.arange(20_000.0)

@@ -92,8 +92,8 @@ def test_cut_names_are_unique(build: Build, square: np.ndarray) -> None:
     ]
     graph = build(nodes, {"w": square, "fc.weight": square})
     every = list(graph.cuts(any_cut=True))
-    assert cut_names(every) == ["a/b'", "a", "a/b/d", "a/b", "fc"]
-    assert [layer.name for layer in graph.layers()] == ["a", "a/b", "fc", "fc'"]
+    assert cut_names(every) == ["a/b#2", "a", "a/b/d", "a/b", "fc"]
+    assert [layer.name for layer in graph.layers()] == ["a", "a/b", "fc", "fc#2"]
     assert [cut for cut in every if cut.aligned] == list(graph.cuts())
 
 
@@ -136,28 +136,13 @@ def test_refusals(build: Build, square: np.ndarray) -> None:
     weights = {"w": square}
     with pytest.raises(ModelError, match=r"control flow \(If at 'gate'\)"):
         build([node("MatMul", ["x", "w"], ["a"]), if_node()], {**weights, "yes": np.array(True)})
-    with pytest.raises(ModelError, match=r"2 inputs \(x, z\); edgecut needs one"):
-        build([product], weights, inputs={"x": ["batch", 4], "z": ["batch", 4]})
-    with pytest.raises(ModelError, match="2 outputs"):
-        build([product, node("Relu", ["y"], ["z"])], weights, outputs={"y": ["batch", 4], "z": ["batch", 4]})
     with pytest.raises(ModelError, match="no compute layer"):
         build([node("Relu", ["x"], ["y"])])
-    with pytest.raises(ModelError, match="input 'x' has no static shape"):
-        build([product], weights, inputs={"x": ["batch", "length"]}, outputs={"y": ["batch", 4]})
-    with pytest.raises(ModelError, match=r"takes int64 \('x'\); edgecut needs float32"):
+    with pytest.raises(ModelError, match=r"takes uint8 \('x'\); edgecut takes float32, int32, int64"):
         cast = node("Cast", ["x"], ["a"], to=TensorProto.FLOAT)
-        build([cast, node("MatMul", ["a", "w"], ["y"])], weights, kind=TensorProto.INT64)
+        build([cast, node("MatMul", ["a", "w"], ["y"])], weights, kind=TensorProto.UINT8)
     with pytest.raises(ModelError, match="not a consistent ONNX graph"):
         build([product, node("Relu", ["y"], ["z"], domain="of.somebody")], weights)
-
-
-def test_weights_elsewhere_are_refused(build: Build, square: np.ndarray) -> None:
-    graph = build([node("MatMul", ["x", "w"], ["y"])], {"w": square})
-    weight = graph.proto.graph.initializer[0]
-    weight.data_location = TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value="../secret.bin")
-    with pytest.raises(ModelError, match=r"keeps its weights in another file \('w'\)"):
-        ModelGraph(graph.proto, "apart", graph.digest)
 
 
 def test_pixel_format_travels_with_the_file(build: Build, square: np.ndarray) -> None:

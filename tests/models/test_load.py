@@ -18,16 +18,22 @@ import pytest
 
 from edgecut.artefacts import digest, write_bytes
 from edgecut.errors import DeviceError, ModelError
-from edgecut.models import catalogue, load, training
-from edgecut.models.load import Model, cache_folder, load_model, refuse_pickles
+from edgecut.models import catalogue, exporting, load, training
+from edgecut.models.exporting import refuse_pickles
+from edgecut.models.load import Model, cache_folder, load_model
 
 CONFIG = "data/weights/model_weights_config.json"
 
 
 def test_unknown_names() -> None:
     for name in ("lenet", "some/lenet5", "lenet5.pt"):
-        with pytest.raises(ModelError, match=rf"unknown model '{name}'.*known: lenet5; or give the path of an .onnx"):
+        with pytest.raises(ModelError) as caught:
             load_model(name)
+        said = str(caught.value)
+        assert said.startswith(f"unknown model '{name}'")
+        known = said.split("known: ")[1].removesuffix(load.FORMS).split(", ")
+        assert known == sorted(catalogue.CATALOGUE)
+        assert said.endswith("; or give the path of an .onnx or .pt2 file, or package.module:factory")
 
 
 def test_a_file_is_the_same_model_with_its_twin(lenet: Model, tmp_path: Path) -> None:
@@ -66,7 +72,8 @@ def test_command_line_names_the_known_models(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgecut", "profile", "lenet6"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("edgecut: unknown model 'lenet6', did you mean 'lenet5'; known: lenet5")
+    assert ended.stderr.startswith("edgecut: unknown model 'lenet6', did you mean 'lenet5'; known: ")
+    assert all(name in ended.stderr for name in catalogue.CATALOGUE)
     assert ended.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -96,14 +103,14 @@ def test_trained_once_and_kept(quick: list[str], tmp_path: Path, monkeypatch: py
     again = load_model("lenet5")
     assert again.read() == first.read()
     assert quick == ["mnist (5,000 digits)"]
-    note = next((tmp_path / "cache" / "trained").iterdir())
+    note = next((tmp_path / "cache" / "exported").iterdir())
     assert json.loads(note.read_text())["model_digest"] == first.spec.digest
     assert not [p.name for p in (tmp_path / "cache").rglob(".*")]
     assert first.twin is not None
     refuse_pickles(first.twin)
 
     raw, exported = first.read(), first.spec.digest
-    monkeypatch.setattr(load, "export", lambda *_: write_bytes(first.path, raw) and exported)
+    monkeypatch.setattr(exporting, "export", lambda *_: write_bytes(first.path, raw) and exported)
     first.path.unlink()  # the network is gone, or its note is damaged: train again rather than fail
     assert load_model("lenet5").read() == raw
     note.write_text("half a no")
@@ -118,7 +125,7 @@ def test_a_failed_export_leaves_no_note(quick: list[str], tmp_path: Path, monkey
     def interrupted(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(load, "export", interrupted)
+    monkeypatch.setattr(exporting, "export", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_model("lenet5")
     assert quick

@@ -23,14 +23,15 @@ def test_without_onnxruntime(lenet: Model, tmp_path: Path) -> None:
         "try:\n    open_session(b'')\nexcept DeviceError as error:\n    print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said == "ONNX Runtime is not installed; install edgecut[cpu] (or edgecut[gpu])\n"
+    assert said == "ONNX Runtime is not installed; install onnxruntime, as edgecut[cpu] or edgecut[gpu] does\n"
 
 
 def test_profile_command_without_onnxruntime(lenet: Model, tmp_path: Path) -> None:
     program = WITHOUT + f"sys.argv = ['edgecut', 'profile', {str(lenet.path)!r}]\nfrom edgecut.cli import main\nmain()"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "edgecut: ONNX Runtime is not installed; install edgecut[cpu] (or edgecut[gpu])\n"
+    said = "edgecut: ONNX Runtime is not installed; install onnxruntime, as edgecut[cpu] or edgecut[gpu] does\n"
+    assert ended.stderr == said
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,7 @@ from edgecut.models.graph import ModelGraph, set_metadata
 from edgecut.models.load import Model
 from edgecut.models.session import open_session
 from edgecut.models.spec import PixelFormat
-from edgecut.models.split import check_split, halves, with_uint8_input
+from edgecut.models.split import check_halves, check_split, halves, reference_runs, with_uint8_input
 
 Build = Callable[..., ModelGraph]
 node = helper.make_node
@@ -44,7 +44,7 @@ def documented(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_nothing_but_the_computation_is_left(build: Build, square: np.ndarray) -> None:
     graph = three_layers(build, square)
-    assert graph.proto.SerializeToString().count(SECRET.encode()) > 15
+    assert graph.whole().SerializeToString().count(SECRET.encode()) > 15
     for cut in graph.cuts():
         for half in halves(graph, cut):
             assert b"somebody" not in half.SerializeToString()
@@ -94,7 +94,7 @@ def changed(cloud: onnx.ModelProto, value: float) -> bytes:
 def test_wrong_half_is_refused(build: Build, square: np.ndarray, value: float) -> None:
     graph = three_layers(build, square)
     edge, cloud = halves(graph, next(iter(graph.cuts())))
-    whole = graph.proto.SerializeToString()
+    whole = graph.whole().SerializeToString()
     check_split(whole, edge.SerializeToString(), cloud.SerializeToString(), "m at a")
     with pytest.raises(ModelError, match=r"halves of m at a differ from the whole model by .*do not deploy"):
         check_split(whole, edge.SerializeToString(), changed(cloud, value), "m at a")
@@ -103,7 +103,7 @@ def test_wrong_half_is_refused(build: Build, square: np.ndarray, value: float) -
 def test_half_of_another_shape_or_place_is_refused(build: Build, square: np.ndarray) -> None:
     graph = three_layers(build, square)
     (edge, cloud), (_, later) = (halves(graph, cut) for cut in list(graph.cuts())[:2])
-    whole = graph.proto.SerializeToString()
+    whole = graph.whole().SerializeToString()
     with pytest.raises(ModelError, match="the cloud half of m does not run"):
         check_split(whole, edge.SerializeToString(), later.SerializeToString(), "m")
     node_ = cloud.graph.node[-1]
@@ -120,12 +120,27 @@ def test_a_model_whose_values_are_not_finite_can_be_split(build: Build, square: 
     nodes = [node("MatMul", ["x", "w"], ["a"]), node("Sqrt", ["a"], ["b"]), node("MatMul", ["b", "one"], ["y"])]
     graph = build(nodes, {"w": square, "one": np.eye(4, dtype=np.float32)})
     edge, cloud = (half.SerializeToString() for half in halves(graph, next(iter(graph.cuts()))))
-    assert check_split(graph.proto.SerializeToString(), edge, cloud, "m") == 0.0
+    assert check_split(graph.whole().SerializeToString(), edge, cloud, "m") == 0.0
 
 
-def test_fixed_batch_is_refused_in_a_sentence(build: Build, square: np.ndarray) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fixed_batch_is_checked_alone(build: Build, square: np.ndarray, batch: int) -> None:
     nodes = [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
-    graph = build(nodes, {"w": square}, inputs={"x": [1, 4]}, outputs={"y": [1, 4]})
+    graph = build(nodes, {"w": square}, inputs={"x": [batch, 4]}, outputs={"y": [batch, 4]})
+    assert graph.spec().batch == batch
     edge, cloud = (half.SerializeToString() for half in halves(graph, next(iter(graph.cuts()))))
-    with pytest.raises(ModelError, match="does not run on a batch of 3; export it with a dynamic batch"):
-        check_split(graph.proto.SerializeToString(), edge, cloud, "m")
+    runs = reference_runs(graph.whole().SerializeToString(), "m")
+    assert [len(feed["x"]) for feed, _ in runs] == [batch]
+    assert check_halves(runs, edge, cloud, "m") < 1e-4
+
+
+def test_a_batch_that_does_not_run_is_said(build: Build, square: np.ndarray) -> None:
+    """A model that says its batch is open, and has 1 in a reshape."""
+    last = [node("Reshape", ["a", "shape"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
+    graph = build([node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "w"], ["y"])], {"w": square})
+    proto = graph.whole()
+    del proto.graph.node[1:]
+    proto.graph.node.extend(last)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 4]), "shape"))
+    with pytest.raises(ModelError, match="the whole model of m does not run on a batch of 3; export it with a dynamic"):
+        reference_runs(proto.SerializeToString(), "m")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgecut.errors import LinkError
-from edgecut.partitioner.link import PRESETS, Link, load_link
+from edgecut.partitioner.link import PRESETS, RADIOS, Link, Transfers, load_link
 
 # Up and down in Mbit/s, round trip in ms; alpha up and down in mW per Mbit/s and beta in mW of Huang et al., table 4.
 PUBLISHED = {
@@ -48,9 +48,50 @@ def test_round_trip(tmp_path: Path) -> None:
     assert load_link(mine) is mine
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_radio_power_follows_the_rate_but_never_beyond_the_presets(name: str) -> None:
+    up, down, _, alpha_up, alpha_down, beta = PUBLISHED[name]
+    assert RADIOS[name].power_w(up * 0.5e6, down * 0.25e6) == pytest.approx(
+        ((alpha_up * up / 2 + beta) / 1000, (alpha_down * down / 4 + beta) / 1000)
+    )
+    assert RADIOS[name].power_w(1e9, 1e9) == (PRESETS[name].radio_tx_w, PRESETS[name].radio_rx_w)
+
+
+def test_a_file_without_intervals_and_samples_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / "old.link.json"
+    path.write_text(
+        '{"kind": "link", "version": 1, "name": "old", "uplink_bps": 1e6, "downlink_bps": 2e6, "rtt_s": 0.01, '
+        '"radio_tx_w": null, "radio_rx_w": null, "radio_source": "", "provenance": "measured", "source": "by hand"}'
+    )
+    old = load_link(path)
+    assert (old.uplink_interval_bps, old.downlink_interval_bps, old.rtt_interval_s, old.measured_at) == (None,) * 4
+    assert old.samples == ()
+
+
+def test_intervals_and_samples_survive_a_file(tmp_path: Path) -> None:
+    mine = Link(
+        name="mine",
+        uplink_bps=1e6,
+        downlink_bps=2e6,
+        rtt_s=0.01,
+        provenance="measured",
+        source="probe",
+        uplink_interval_bps=(0.9e6, 1.1e6),
+        rtt_interval_s=(0.01, 0.01),
+        measured_at="2026-11-22T10:00:00+00:00",
+        samples=(Transfers(what="uplink", size_bytes=1000, elapsed_s=(0.02, 0.03)),),
+    )
+    again = load_link(mine.save(tmp_path / "mine.link.json"))
+    assert again.model_dump(exclude={"kind", "version"}) == mine.model_dump(exclude={"kind", "version"})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("uplink_interval_bps", "[2, 1]"),
+        ("rtt_interval_s", "[-1, 1]"),
+        ("downlink_interval_bps", "[1]"),
+        ("samples", '[{"what": "guess", "elapsed_s": []}]'),
         ("uplink_bps", 0),
         ("uplink_bps", -5),
         ("downlink_bps", '"fast"'),

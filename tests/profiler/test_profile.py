@@ -17,10 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecut.agent.timing import Samples
 from edgecut.errors import ArtefactError, DeviceError, EdgecutError, ModelError
 from edgecut.models.load import Model
-from edgecut.models.session import open_session
 from edgecut.partitioner.plan import Plan
 from edgecut.profiler.energy import modelled
-from edgecut.profiler.layer_times import _owners
 from edgecut.profiler.profile import PowerModel, Profile, Timing
 from edgecut.profiler.run import profile
 
@@ -59,20 +57,6 @@ def test_layer_times_explain(profiled: Profile, lenet: Model) -> None:
     assert profiled.model_copy(update={"layers": (*unseen[:4], profiled.layers[4])}).layer_sum_s == times[4]
 
 
-def test_owners_in_the_optimised_graph(lenet: Model, tmp_path: Path) -> None:
-    """Whatever the runtime fused or inserted: layers come in their order, each with its own product."""
-    open_session(lenet.read(), optimised_path=str(tmp_path / "optimised.onnx"))
-    optimised = onnx.load(tmp_path / "optimised.onnx")
-    owners = _owners(lenet.graph, optimised)
-    nodes = list(optimised.graph.node)
-    assert set(owners) == {node.name for node in nodes}
-    products = [owners[node.name] for node in nodes if "Conv" in node.op_type or "Gemm" in node.op_type]
-    assert products == ["conv1", "conv2", "conv3", "fc1", "fc2"]
-    order = [products.index(owners[node.name]) for node in nodes]
-    assert order == sorted(order)
-    assert [owners[node.name] for node in nodes if "Pool" in node.op_type] == ["conv1", "conv2"]
-
-
 def test_environment(profiled: Profile) -> None:
     environment = profiled.environment
     assert environment.processor
@@ -90,7 +74,7 @@ def test_environment(profiled: Profile) -> None:
 def test_round_trip(profiled: Profile, tmp_path: Path) -> None:
     path = profiled.save(tmp_path / "deep" / "lenet.profile.json")
     again = Profile.load(path)
-    assert again == profiled.model_copy(update={"kind": "profile", "version": 1})
+    assert again == profiled.model_copy(update={"kind": "profile", "version": 2})
     assert again.to_json() == path.read_text()
     assert list(json.loads(path.read_text()))[:2] == ["kind", "version"]
 
@@ -139,7 +123,19 @@ def test_without_powers_energy_is_unavailable() -> None:
         ({"threads": 0}, "0 threads cannot be used; give a number from 1 to 1024"),
         ({"threads": -3}, "-3 threads cannot be used"),
         ({"threads": 5000}, "5000 threads cannot be used"),
-        ({"device": "gpu"}, "unknown device 'gpu'.*known: cpu"),
+        ({"device": "gpu"}, r"unknown device.*'gpu'.*jetson-tx2.*cpu, cuda or ssh://user@host"),
+        ({"device": "jetson-tx2:turbo"}, "unknown mode of jetson-tx2 'turbo'"),
+        ({"backend": "coreml"}, "unknown backend 'coreml'.*known: onnxruntime-cpu"),
+        (
+            {"backend": "torch-cuda"},
+            "torch-cuda does not run on the device cpu; choose one of onnxruntime-cpu, torch-cpu",
+        ),
+        ({"device": "cuda", "backend": "torch-cpu"}, "torch-cpu does not run on the device cuda; choose one of"),
+        ({"precision": "int8"}, "unknown precision 'int8'; known: float16, float32"),
+        ({"precision": "float16"}, "in float32; leave the precision out"),
+        ({"meter": "wattson"}, "unknown meter 'wattson'.*known: auto, ina3221, none, nvml, pmic, rapl"),
+        ({"energy_seconds": 0}, "an energy window of 0 s"),
+        ({"energy_seconds": float("nan")}, "an energy window of nan s"),
         ({"max_seconds": 0}, "a time bound of 0 s leaves no time to measure"),
         ({"max_seconds": float("nan")}, "a time bound of nan s"),
         ({"max_seconds": float("inf")}, "a time bound of inf s"),
@@ -191,9 +187,9 @@ def test_unknown_cut_names_the_known(profiled: Profile) -> None:
         profiled.cut("conv7")
 
 
-def fixed_batch(path: Path) -> str:
+def fixed_batch(path: Path, batch: int = 1) -> str:
     weight = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 4]) for name in "xy"]
     nodes = [helper.make_node("MatMul", pair, [out]) for pair, out in ((["x", "w"], "a"), (["a", "w"], "y"))]
     model = helper.make_model(
         helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]),
@@ -206,5 +202,51 @@ def fixed_batch(path: Path) -> str:
 
 def test_models_that_cannot_be_measured(tmp_path: Path) -> None:
     """Sound files that fit nothing: a sentence, not the runtime's traceback."""
-    with pytest.raises(EdgecutError, match="does not run on a batch of 3; export it with a dynamic batch"):
-        profile(fixed_batch(tmp_path / "one.onnx"), threads=1, max_seconds=0.1)
+    with pytest.raises(EdgecutError, match="a batch of 3, and a profile is of batch 1; export it with a dynamic batch"):
+        profile(fixed_batch(tmp_path / "three.onnx", 3), threads=1, max_seconds=0.1)
+
+
+def test_a_fixed_batch_of_one_is_measured(tmp_path: Path) -> None:
+    made = profile(fixed_batch(tmp_path / "one.onnx"), threads=1, max_seconds=0.1)
+    assert made.model.batch == 1
+    assert len(made.cuts) == 1 and made.cuts[0].prefix.median_s > 0
+
+
+def agents() -> list[psutil.Process]:
+    """The agents this process has started; the other tests' servers are its children, too."""
+    return [child for child in psutil.Process().children() if "edgecut.profiler.worker" in child.cmdline()]
+
+
+def test_progress_and_a_process_of_its_own(tmp_path: Path) -> None:
+    """The agent is a child of this process, and gone afterwards."""
+    told: list[tuple[str, float]] = []
+    children: set[int] = set()
+
+    def progress(what: str, share: float) -> None:
+        told.append((what, share))
+        children.update(child.pid for child in agents())
+
+    profile("lenet5", threads=1, max_seconds=0.3, progress=progress)
+    assert all(0 <= share <= 1 for _, share in told)
+    assert {"splitting at conv1", "opening whole", "measuring, cuts in turns", "layer times"} <= {w for w, _ in told}
+    assert children and not [pid for pid in children if psutil.pid_exists(pid)]
+
+
+def test_the_agent_is_killed(tmp_path: Path) -> None:
+    """As the kernel does when memory runs out: the earlier file stays, and no temporary one does."""
+    (tmp_path / "p.json").write_bytes(b"an earlier one")
+
+    def kill(what: str, share: float) -> None:
+        if what.startswith("measuring, cuts"):
+            for child in agents():
+                child.kill()
+
+    with pytest.raises(DeviceError, match="this machine: the agent was killed, most likely as memory ran out"):
+        profile("lenet5", threads=1, max_seconds=60, progress=kill, output=tmp_path / "p.json")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("p.json", b"an earlier one")]
+
+
+def test_notes_of_a_busy_machine(profiled: Profile) -> None:
+    load, processors = profiled.environment.load_1min, profiled.environment.processors
+    assert load is not None and processors
+    assert any("the machine was busy" in note for note in profiled.notes) == (load > 0.5 * processors)

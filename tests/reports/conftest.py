@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from edgecut.models.spec import CutSpec, LayerSpec, ModelSpec, PixelFormat, TensorSpec
+from edgecut.models.work import Operation
 from edgecut.partitioner.choose import plan
 from edgecut.partitioner.link import PRESETS
 from edgecut.partitioner.plan import CutCost, Plan, Serving
@@ -62,6 +64,17 @@ def energy_of(seconds: float, power: PowerModel | None) -> Energy:
     return Energy(energy_j=joules, provenance="modelled", source=f"time measured x 4.7 W ({power.source})")
 
 
+def make_operation(kind: str, shape: tuple[int, ...], parameters: int, flops: int) -> Operation:
+    return Operation(
+        kind="conv" if kind == "Conv" else "linear",
+        operator=kind,
+        flops=flops,
+        input_elements=100,
+        output_elements=math.prod(shape),
+        parameters=parameters,
+    )
+
+
 def make_model(name: str = "lenet5", suffix: str = "") -> ModelSpec:
     """`suffix` ends every layer's name, and with it every cut's."""
 
@@ -71,10 +84,17 @@ def make_model(name: str = "lenet5", suffix: str = "") -> ModelSpec:
     return ModelSpec(
         name=name,
         digest="sha256:" + "8c" * 32,
-        input=TensorSpec(name="input", dtype="float32", shape=(1, 32, 32)),
-        output=TensorSpec(name="logits", dtype="float32", shape=(10,)),
+        inputs=(TensorSpec(name="input", dtype="float32", shape=(1, 32, 32)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(10,)),),
         layers=tuple(
-            LayerSpec(name=n + suffix, kind=k, operators=(k, "Relu"), output=tensor(n, s), parameters=p, flops=f)
+            LayerSpec(
+                name=n + suffix,
+                kind=k,
+                operators=(k, "Relu"),
+                output=tensor(n, s),
+                parameters=p,
+                work=(make_operation(k, s, p, f),),
+            )
             for n, k, s, p, f, _ in LAYERS
         ),
         cuts=tuple(

@@ -237,7 +237,7 @@ def test_an_upstream_that_refuses_closes_the_client() -> None:
         port = taken.getsockname()[1]
     with Relay("127.0.0.1", port, FAST) as relay:
         for _ in range(3):  # and the relay lives on
-            with connect(relay.port) as end, contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError), connect(relay.port) as end:
                 assert end.recv(1) == b""
 
 

@@ -14,12 +14,13 @@ import pytest
 from onnx.utils import Extractor
 
 from edgecut.errors import ModelError
-from edgecut.models.load import Model, refuse_pickles
+from edgecut.models.exporting import refuse_pickles
+from edgecut.models.load import Model
 from edgecut.models.spec import CutSpec
 
 ort = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
-from edgecut.privacy.twin import suffix_of  # noqa: E402 - needs torch
+from edgecut.models.twin import suffix_of  # noqa: E402 - needs torch
 
 
 def cloud_half(model: Model, cut: CutSpec) -> Any:

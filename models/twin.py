@@ -1,12 +1,13 @@
-"""The cloud partition as a differentiable torch function, for learning noise in front of it.
+"""The torch program that an ONNX file was exported from, and its partitions at a cut, as torch functions.
 
-Made from the exported program that the ONNX file came from: its values have the ONNX names, so a cut is found by
-name. Checked against ONNX Runtime before use.
+The program's values have the ONNX names, so a cut is found by name; where the exporter folded something away, the cut
+exists in one of the two alone. Learning puts noise in front of a suffix, torch's backends time prefixes and suffixes.
 """
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import fx
 
 from ..artefacts import read_bytes
 from ..errors import ModelError
-from ..models.load import MAX_MODEL_BYTES, Model, refuse_pickles
-from ..models.session import open_session
-from ..models.spec import CutSpec
-from ..models.split import halves
+from .exporting import MAX_MODEL_BYTES, refuse_pickles
+from .load import Model
+from .session import open_session
+from .spec import CutSpec
+from .split import halves
 
 
 def suffix_of(model: Model, cut: CutSpec) -> fx.GraphModule:
@@ -32,44 +34,64 @@ def suffix_of(model: Model, cut: CutSpec) -> fx.GraphModule:
             f"{model.spec.name} has no torch twin, so noise cannot be learned for it; give a network by name, or an "
             ".onnx file that edgecut exported on this machine"
         )
-    refuse_pickles(model.twin)
-    program = torch.export.load(io.BytesIO(read_bytes(model.twin, limit=MAX_MODEL_BYTES)))
-    suffix = _cut_graph(program, [tensor.name for tensor in cut.tensors], model.spec.name)
+    _ = model.spec.output  # of several outputs none is the logits
+    names = [tensor.name for tensor in cut.tensors]
+    suffix = partition(load_twin(model.twin), names, None, model.spec.name)
     _check(suffix, model, cut)
     return suffix
 
 
-def _cut_graph(program: Any, names: list[str], model_name: str) -> fx.GraphModule:
-    """Copy what depends on the cut's values into a graph whose inputs they are."""
+def load_twin(path: Path) -> Any:
+    """The exported program in a file. Raises ModelError where it is damaged or holds pickles."""
+    refuse_pickles(path)
+    return torch.export.load(io.BytesIO(read_bytes(path, limit=MAX_MODEL_BYTES)))
+
+
+def values_of(program: Any) -> set[str]:
+    """Names of all values the program computes."""
+    return {node.name for node in program.graph.nodes}
+
+
+def partition(program: Any, given: list[str] | None, wanted: list[str] | None, model_name: str) -> fx.GraphModule:
+    """What computes the values `wanted` from those `given`, as a module with frozen parameters.
+
+    None for `given` means the program's inputs, for `wanted` its outputs. One value comes as it is, several as a tuple;
+    parameters are shared with the program. Raises ModelError where the program has no such values.
+    """
     source: fx.Graph = program.graph
     nodes = {node.name: node for node in source.nodes}
-    missing = [name for name in names if name not in nodes]
+    missing = [name for name in [*(given or ()), *(wanted or ())] if name not in nodes]
     if missing:
         raise ModelError(f"the torch twin of {model_name} has no value {', '.join(missing)}; choose another cut")
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {nodes[name]: graph.placeholder(name) for name in names}
-    # A flatten takes its batch size from the model's input, which stays on the edge: here it is the activation's.
-    batch = graph.call_function(torch.ops.aten.sym_size.int, (copied[nodes[names[0]]], 0))
-    copied.update({node: batch for node in source.nodes if _is_batch_size(node, source)})
     weights = _weights(program)
+    whole = given is None
+    inputs = [n.name for n in source.nodes if n.op == "placeholder" and n.name not in weights]
+    graph = fx.Graph()
+    entering = inputs if given is None else given
+    copied: dict[fx.Node, fx.Node] = {nodes[name]: graph.placeholder(name) for name in entering}
+    if not whole:
+        # A flatten takes its batch size from the model's input, which stays on the edge: here it is the activation's.
+        batch = graph.call_function(torch.ops.aten.sym_size.int, (next(iter(copied.values())), 0))
+        copied.update({node: batch for node in source.nodes if _is_batch_size(node, source)})
     root = torch.nn.Module()
-    for name, value in weights.items():
-        root.register_buffer(name, value.detach().clone())
 
     def take(node: fx.Node) -> fx.Node:
         if node not in copied:
             if node.op == "placeholder":
                 if node.name not in weights:
                     raise ModelError(f"{model_name} cannot be cut there: what follows needs its input '{node.name}'")
+                root.register_buffer(node.name, weights[node.name].detach())
                 copied[node] = graph.get_attr(node.name)
             else:
                 copied[node] = graph.node_copy(node, take)
         return copied[node]
 
     output = next(node for node in source.nodes if node.op == "output")
-    results = [value for value in _flat(output.args) if isinstance(value, fx.Node)]
+    flat = [value for value in _flat(output.args) if isinstance(value, fx.Node)]
+    results = flat if wanted is None else [nodes[name] for name in wanted]
     _copy_in_order(source, results, copied, take)
-    graph.output(copied[results[-1]])
+    made = tuple(copied[result] for result in results)
+    graph.output(made[0] if len(made) == 1 else made)
     graph.eliminate_dead_code()
     return fx.GraphModule(root, graph).requires_grad_(False)
 
@@ -114,8 +136,8 @@ def _flat(value: Any) -> list[Any]:
 
 def _check(suffix: fx.GraphModule, model: Model, cut: CutSpec) -> None:
     session = open_session(halves(model.graph, cut)[1].SerializeToString())
-    generator = np.random.default_rng(0)
-    feed = {t.name: generator.standard_normal((3, *t.shape)).astype(np.float32) for t in cut.tensors}
+    generator, batch = np.random.default_rng(0), model.spec.batch or 3
+    feed = {t.name: generator.standard_normal((batch, *t.shape)).astype(np.float32) for t in cut.tensors}
     expected = session.run(None, feed)[0]
     with torch.no_grad():
         got = suffix(*[torch.from_numpy(feed[t.name]) for t in cut.tensors]).numpy()
