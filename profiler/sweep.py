@@ -5,7 +5,7 @@ inside a network it does not. So layers are timed in short random chains, as net
 
     chain   = conv -> depthwise conv -> pool -> ... -> linear        about eight layers, drawn from a Sobol sequence
     whole   = the chain's time as a profile takes it, with the same pause between runs
-    rows    = the runtime's own times of the chain's layers, scaled so that they sum to `whole` less one empty run
+    rows    = the runtime's own times of the chain's layers, scaled as all nodes sum to `whole` less an empty run
 
 A runtime without layer times is given the chain's prefixes instead, in turns; a row is then the difference of two.
 Chains are independent and each covers the range of sizes, so that a sweep may end after any of them.
@@ -129,8 +129,8 @@ class Bench:
         taken = [
             sum(s for owner, (_, s) in zip(owners, nodes, strict=True) if owner == k) for k in range(len(chain.layers))
         ]
-        # What the runtime put in between is shared out: it belongs to the chain and to no layer alone.
-        scale = max(0.0, whole_s - run_s) / (sum(taken) or 1.0)
+        # What the runtime puts around a chain, to bring values into its own layout and back, a network has only once.
+        scale = max(0.0, whole_s - run_s) / (sum(seconds for _, seconds in nodes) or 1.0)
         return _timing(chain, whole_s, [seconds * scale for seconds in taken])
 
     def _by_prefixes(self, chain: Chain, run_s: float) -> ChainTiming:

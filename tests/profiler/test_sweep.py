@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
@@ -46,10 +45,10 @@ class Stub:
     def open_runner(self, path: str, feed: dict[str, Any], settings: Settings) -> Fixed:
         model = onnx.load(path)
         empty = [node.op_type for node in model.graph.node] == ["Softmax"]
-        return Fixed(
-            RUN_S
-            + (0 if empty else sum(seconds for name, seconds in node_seconds(model) if layer_of_node(name) is not None))
-        )
+        return Fixed(RUN_S + (0 if empty else sum(seconds for _, seconds in self.run_nodes(model))))
+
+    def run_nodes(self, model: onnx.ModelProto) -> list[tuple[str, float]]:
+        return node_seconds(model)
 
     def layer_times(self, path: str, feed: dict[str, Any], settings: Settings) -> list[tuple[str, float]]:
         return [(name, 2 * seconds) for name, seconds in node_seconds(onnx.load(path))]
@@ -59,6 +58,9 @@ class Plain(Stub):
     """A backend without layer times."""
 
     layer_times = None  # type: ignore[assignment]
+
+    def run_nodes(self, model: onnx.ModelProto) -> list[tuple[str, float]]:
+        return [(name, seconds) for name, seconds in node_seconds(model) if layer_of_node(name) is not None]
 
 
 @pytest.fixture
@@ -142,7 +144,9 @@ def test_layers_sum_to_the_chain_less_a_run(backend: Any, own_clock: None) -> No
         for place, row in enumerate(chain.rows):
             assert row.kind == layers[place].kind and row.out_channels == layers[place].out_channels
             assert row.latency_s == pytest.approx(1e-5 * (1 + place), rel=1e-6)
-        assert sum(row.latency_s for row in chain.rows) == pytest.approx(chain.whole_s - RUN_S)
+        # The node that the runtime added is no layer's.
+        added_s = 0.0 if isinstance(backend, Plain) else 1e-6
+        assert sum(row.latency_s for row in chain.rows) == pytest.approx(chain.whole_s - RUN_S - added_s)
 
 
 def test_interruption_keeps_what_was_timed(own_clock: None) -> None:
@@ -169,7 +173,7 @@ def test_chains_too_large_for_memory_are_passed_over(own_clock: None, monkeypatc
 
 
 def test_a_real_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One group on ONNX Runtime: every row is positive, and layers sum to the chain."""
+    """One group on ONNX Runtime: every row is positive, and layers sum to no more than the chain."""
     monkeypatch.setattr(sweeping, "CHAIN_SECONDS", 0.1)
     monkeypatch.setattr(
         sweeping, "_fits", lambda chain: sum(layer.row(1).operation().flops for layer in chain.layers) < 2e7
@@ -179,4 +183,5 @@ def test_a_real_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for chain in made.chains:
         assert chain.rows and all(row.latency_s > 0 for row in chain.rows)
         total = sum(row.latency_s for row in chain.rows)
-        assert np.isclose(total, max(0.0, chain.whole_s - made.run_s), rtol=1e-6)
+        # What the runtime puts around the chain belongs to none of its layers.
+        assert 0 < total <= max(0.0, chain.whole_s - made.run_s) * (1 + 1e-6)
