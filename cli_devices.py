@@ -15,6 +15,7 @@ from .errors import EdgecutError, ModelError
 from .terminal import Bar, say
 
 if TYPE_CHECKING:
+    from .profiler.calibrate import Calibration
     from .profiler.profile import PowerModel
 
 app = typer.Typer()
@@ -71,6 +72,9 @@ def profile(
     power_idle_w: Annotated[float | None, typer.Option(help="The device's power when idle, in watts.")] = None,
     power_max_w: Annotated[float | None, typer.Option(help="Its power with all processors busy, in watts.")] = None,
     power_source: Annotated[str, typer.Option(help="Where the two powers come from.")] = "given on the command line",
+    power_of: Annotated[
+        str | None, typer.Option(help="Take the two powers from a described device (jetson-tx2:maxq, ...).")
+    ] = None,
     pause_ms: PauseMs = 5.0,
     max_seconds: MaxSeconds = None,
     python: Python = "python3",
@@ -98,7 +102,7 @@ def profile(
             any_cut=any_cut,
             sizes=_sizes(dim),
             input_shapes=_shapes(input_shape),
-            power=_power(power_idle_w, power_max_w, power_source),
+            power=_power(power_idle_w, power_max_w, power_source, power_of),
             meter=meter,
             energy_seconds=energy_seconds,
             pause_s=pause_ms / 1000,
@@ -177,6 +181,7 @@ def calibrate(
 
     target = output if from_csv else output or calibration_path(device)
     with Bar() as bar:
+        made: Calibration | None
         if from_csv is None:
             made = run(
                 device,
@@ -190,12 +195,15 @@ def calibrate(
                 resume=resume,
                 progress=bar,
             )
+            table = made.table
         else:
-            made = calibration_of(read_csv(from_csv), output=target)
-        found = try_out(made.table, progress=bar) if evaluate else None
+            table = read_csv(from_csv)
+            # Fitting to all rows is no part of trying out: only where the result is wanted.
+            made = calibration_of(table, output=target) if target is not None or not evaluate else None
+        found = try_out(table, progress=bar) if evaluate else None
     if found is not None:
         show(found, evaluation_table, json)
-    else:
+    elif made is not None:
         show(made, lambda made: calibration_table(summary(made)), json)
     if target is not None:
         say(f"wrote {target}")
@@ -241,9 +249,14 @@ def doctor(json: Json = False) -> None:
     show(made, doctor_table, json)
 
 
-def _power(idle_w: float | None, max_w: float | None, source: str) -> PowerModel | None:
+def _power(idle_w: float | None, max_w: float | None, source: str, device: str | None) -> PowerModel | None:
+    from .profiler.predicted import power_of
     from .profiler.profile import PowerModel
 
+    if device is not None:
+        if idle_w is not None or max_w is not None:
+            raise EdgecutError("give --power-of, or --power-idle-w and --power-max-w, but not both")
+        return power_of(device)
     if idle_w is None and max_w is None:
         return None
     if idle_w is None or max_w is None or not 0 <= idle_w <= max_w < math.inf:

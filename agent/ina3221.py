@@ -76,6 +76,7 @@ class Ina3221(Sampled):
     """The module's power, and that of the rails inside it."""
 
     name = "ina3221"
+    covers = ("processor", "gpu")
     least_window_s = LEAST_WINDOW_S
 
     def __init__(self, board: str, total: Tuple[str, ...], rails: Dict[str, Rail]) -> None:

@@ -110,7 +110,6 @@ def _settings(values: Dict[str, Any]) -> Dict[str, Any]:
     settings["energy_seconds"] = _seconds(values["energy_seconds"])
     settings["max_seconds"] = None if values["max_seconds"] is None else _seconds(values["max_seconds"])
     settings["threads"] = None if values["threads"] is None else _positive(values["threads"])
-    settings["cache"] = values.get("cache")
     return settings
 
 

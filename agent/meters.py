@@ -44,6 +44,8 @@ class Meter:
     least_window_s = 0.0
     """Shorter windows say nothing, and read None."""
     summed = ()  # type: Tuple[str, ...]
+    covers = ("processor",)  # type: Tuple[str, ...]
+    """What of the device it sees: `processor`, `gpu`, or both. Work elsewhere is not in its joules."""
 
     def begin(self) -> None:
         """Open a window. A fault is kept for end() to tell."""

@@ -7,21 +7,20 @@ own meter (`meters`), or nothing. What was measured is on disk only when all of 
 """
 
 import functools
+import os
 import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from .backends import BACKENDS, BackendError, Settings, load_backend
 from .environment import available_bytes, physical_cores, read_environment
 from .kit import Kit, feed
-from .meters import METERS, Idle, Meter, find_meters, idle_power, open_meter, per_run
+from .meters import METERS, Idle, Meter, MeterError, find_meters, idle_power, open_meter, per_run
 from .tasks import WHOLE, close_all, group, noise_tasks, open_parts
 from .timing import Samples, Task, measure
 
 Progress = Callable[[str, float], None]
 FORMAT = 1
 IDLE_SECONDS = 3.0
-PREFERRED = {"cpu": ("ina3221", "pmic", "rapl", "nvml"), "gpu": ("ina3221", "nvml", "pmic", "rapl")}
-"""Which meter is taken where several are here: a whole board's before a chip's."""
 
 
 def profile_kit(
@@ -40,7 +39,7 @@ def profile_kit(
     settings = Settings(
         threads=int(chosen["threads"] or physical_cores()),
         precision=str(chosen["precision"]),
-        cache=chosen.get("cache"),
+        cache=os.path.join(kit.folder, "engines"),  # the whole model is opened twice, once for its layers
         pause_s=float(chosen["pause_s"]),
     )
     environment = read_environment(backend.versions())
@@ -77,18 +76,21 @@ def profile_kit(
 
 
 def _meter(wanted: str, backend: str, meters: Mapping[str, str]) -> Tuple[Optional[Meter], str]:
-    """The meter asked for, or the best one here; else why there is none."""
+    """The meter asked for, or the best one here that sees where the backend runs; else why there is none."""
     if wanted == "none":
         return None, "no meter was asked for"
-    if wanted != "auto":
-        return open_meter(wanted, known=meters), ""
-    found = {meter.name: meter for meter in find_meters(known=meters)}
-    order = PREFERRED["cpu" if backend.endswith("-cpu") else "gpu"]
-    names = [name for name in (*order, *found) if name in found]
-    for name in names[1:]:
-        if name != names[0]:
-            found[name].close()
-    return (found[names[0]], "") if names else (None, "no meter that can be read here")
+    used = "processor" if backend.endswith("-cpu") else "gpu"
+    found = find_meters(known=meters) if wanted == "auto" else [open_meter(wanted, known=meters)]
+    # A whole board before a chip.
+    fitting = sorted((meter for meter in found if used in meter.covers), key=lambda meter: -len(meter.covers))
+    for meter in found:
+        if meter not in fitting[:1]:
+            meter.close()
+    if not fitting and wanted != "auto":
+        raise MeterError(
+            "the meter {} does not see the {}, where {} runs; choose another".format(wanted, used, backend)
+        )
+    return (fitting[0], "") if fitting else (None, "no meter of the {} that can be read here".format(used))
 
 
 def _in_groups(
@@ -141,9 +143,10 @@ def _noise(kit: Kit) -> Dict[str, Task]:
 def _energy(
     tasks: Dict[str, Task], known: Any, meter: Meter, idle: Idle, kit: Kit, progress: Progress
 ) -> Dict[str, Any]:
-    """Joules per run of the sub-models and of making noise; adding it is too short to matter."""
+    """Joules per run of the sub-models, and of making noise where the meter sees it; adding is too short to matter."""
     found = {}
-    wanted = [name for name in tasks if name not in known and not name.startswith("add:")]
+    unseen = ("add:",) if "processor" in meter.covers else ("add:", "noise:")
+    wanted = [name for name in tasks if name not in known and not name.startswith(unseen)]
     for number, name in enumerate(wanted):
         progress("measuring energy of " + name, number / len(wanted))
         spent = per_run(meter, tasks[name], float(kit.settings["energy_seconds"]), idle.power_w)

@@ -5,11 +5,12 @@ TensorRT's own choice layer by layer up to version 10, with inputs and outputs i
 model's types, so float16 asks for a model in float16. Times: tensorrt_runner.py. Not yet run on a GPU.
 """
 
+from contextlib import closing
 from importlib import import_module
 from typing import Any, Dict, List, Mapping, Tuple
 
 from . import cuda
-from .backends import BackendError, Runner, Settings
+from .backends import BackendError, Settings
 from .tensorrt_runner import TensorRTRunner
 from .tensorrt_runner import layer_times as times_of
 
@@ -44,16 +45,12 @@ def versions() -> Dict[str, str]:
     return dict(cuda.versions(), tensorrt=str(_load().__version__))
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> Runner:
+def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
     """The engine, built or from the cache, ready to run. Raises BackendError."""
     return TensorRTRunner(_load(), path, feed, settings)
 
 
 def layer_times(path: str, feed: Mapping[str, Any], settings: Settings) -> List[Tuple[str, float]]:
     """(layer name, median seconds on the GPU) in order of execution; the library fuses layers and names them."""
-    trt = _load()
-    runner = TensorRTRunner(trt, path, feed, settings)
-    try:
-        return times_of(trt, runner)
-    finally:
-        runner.close()
+    with closing(open_runner(path, feed, settings)) as runner:
+        return times_of(_load(), runner)

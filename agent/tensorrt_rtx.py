@@ -6,11 +6,12 @@ layers in it, which the library says when it builds. Times: tensorrt_runner.py. 
 were not, for want of a GPU.
 """
 
+from contextlib import closing
 from importlib import import_module
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from . import cuda
-from .backends import BackendError, Runner, Settings
+from .backends import BackendError, Settings
 from .tensorrt_build import build_engine
 from .tensorrt_runner import TensorRTRunner
 from .tensorrt_runner import layer_times as times_of
@@ -45,19 +46,15 @@ def versions() -> Dict[str, str]:
     return dict(cuda.versions(), **{"tensorrt-rtx": str(_load().__version__)})
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> Runner:
+def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
     """The engine, built or from the cache, finished for this GPU. Raises BackendError."""
     return _open(_load(), path, feed, settings)
 
 
 def layer_times(path: str, feed: Mapping[str, Any], settings: Settings) -> List[Tuple[str, float]]:
     """(layer name, median seconds on the GPU) in order of execution; the library fuses layers and names them."""
-    trt = _load()
-    runner = _open(trt, path, feed, settings)
-    try:
-        return times_of(trt, runner)
-    finally:
-        runner.close()
+    with closing(open_runner(path, feed, settings)) as runner:
+        return times_of(_load(), runner)
 
 
 def build_ahead(path: str, precision: str, compute_capabilities: Sequence[Tuple[int, int]]) -> bytes:

@@ -93,7 +93,7 @@ class Group:
         each = predict.work_seconds(self.work, self.hardware, constants)
         work = np.bincount(self.owner, weights=each, minlength=len(self.points))
         rest = self.launches * predict.overhead_seconds(self.hardware, constants)
-        host = predict.host_seconds(self.moved, self.copied, self.hardware, constants)  # type: ignore[arg-type]
+        host = predict.host_seconds(self.moved, self.copied, self.hardware, constants)
         whole = np.array([not point.layer for point in self.points])
         total = work + rest + np.where(whole, host, 0.0)
         return total, work / total
@@ -124,7 +124,7 @@ def _group(key: Key, sources: tuple[str, ...], entries: Sequence[tuple[Point, li
     parts, hardware = [], []
     for point, operations in entries:
         parts.append(predict.columns(operations, fuses, point.batch))
-        hardware.append(predict.rates(load_device(device), runtime, point.precision))  # type: ignore[arg-type]
+        hardware.append(predict.rates(load_device(device), runtime, point.precision))
     lengths = [len(part.flops) for part in parts]
     names = [field.name for field in dataclasses.fields(predict.Work)]
     points = tuple(point for point, _ in entries)
@@ -142,7 +142,7 @@ def _group(key: Key, sources: tuple[str, ...], entries: Sequence[tuple[Point, li
         owner=np.repeat(np.arange(len(parts)), lengths),
         launches=np.array([part.launches.sum() for part in parts]),
         moved=np.array([float(end * point.batch) for end, point in zip(ends, points, strict=True)]),
-        copied=np.array([predict.COPIED[point.copies] for point in points]),  # type: ignore[index]
+        copied=np.array([predict.COPIED[point.copies] for point in points]),
         logs=np.log([point.latency_s for point in points]),
         anchors=tuple(each for each in anchors() if (each.device, each.runtime, "") == key),
     )

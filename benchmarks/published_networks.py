@@ -36,7 +36,7 @@ class Net:
         if name in self.operations:
             raise ValueError(f"two operations called {name}")
         self.operations[name] = Operation(
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             operator=operator,
             flops=flops,
             input_elements=more.pop("inputs", math.prod(before)),

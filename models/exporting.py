@@ -28,9 +28,9 @@ from torch import nn
 from ..artefacts import digest, read_bytes, write_bytes, writing
 from ..errors import ModelError
 from .graph import set_metadata
+from .load import MAX_MODEL_BYTES
 from .spec import PixelFormat
 
-MAX_MODEL_BYTES = 2 * 1024**3
 OPSET = 18
 
 

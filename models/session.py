@@ -19,7 +19,6 @@ from ..agent.onnxruntime_cpu import PROVIDER, load_runtime, session_options
 from ..errors import DeviceError, ModelError
 from .spec import TensorSpec
 
-Arrays = list[npt.NDArray[Any]]
 MAX_THREADS = 1024
 
 

@@ -16,8 +16,8 @@ from torch import fx
 
 from ..artefacts import read_bytes
 from ..errors import ModelError
-from .exporting import MAX_MODEL_BYTES, refuse_pickles
-from .load import Model
+from .exporting import refuse_pickles
+from .load import MAX_MODEL_BYTES, Model
 from .session import open_session
 from .spec import CutSpec
 from .split import halves

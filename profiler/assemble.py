@@ -34,7 +34,7 @@ def assemble(
     missing = _expected(spec) - set(result.tasks)
     if missing:
         raise DeviceError(f"{device} did not measure {', '.join(sorted(missing)[:5])}; profile it again")
-    of = _Tasks(result, power)
+    of, seconds = _Tasks(result, power), layer_times(graph, result.nodes)
     return Profile(
         model=spec,
         device=device,
@@ -49,7 +49,7 @@ def assemble(
         power=of.power(),
         whole=of.timing(WHOLE),
         whole_energy=of.energy(WHOLE),
-        layers=_layers(spec, graph, result),
+        layers=tuple(LayerProfile.of(layer, seconds.get(layer.name)) for layer in spec.layers),
         cuts=tuple(_cut(cut, of) for cut in spec.cuts),
         converged=result.converged,
         elapsed_s=result.elapsed_s,
@@ -115,21 +115,6 @@ def _notes(result: AgentResult, of: _Tasks) -> tuple[str, ...]:
     if result.meter.name is not None and result.meter.note:
         found.append(f"idle power: {result.meter.note}")
     return tuple(found)
-
-
-def _layers(spec: ModelSpec, graph: ModelGraph, result: AgentResult) -> tuple[LayerProfile, ...]:
-    per_layer = layer_times(graph, result.nodes)
-    return tuple(
-        LayerProfile(
-            name=layer.name,
-            kind=layer.kind,
-            output_shape=layer.output.shape,
-            parameters=layer.parameters,
-            flops=layer.flops,
-            latency_s=per_layer.get(layer.name),
-        )
-        for layer in spec.layers
-    )
 
 
 def _cut(cut: CutSpec, of: _Tasks) -> CutProfile:

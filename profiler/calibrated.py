@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import DeviceError
 from ..models.spec import CutSpec, LayerSpec, ModelSpec
 from ..models.work import Operation
 from .calibrate import Calibration, Prediction, predict_operations
@@ -25,8 +24,6 @@ def calibrated_profile(
 ) -> Profile:
     """Predict a model on the calibrated device. Raises DeviceError without scikit-learn, ArtefactError for the file."""
     given = calibration if isinstance(calibration, Calibration) else Calibration.load(Path(calibration))
-    if not spec.layers:
-        raise DeviceError(f"{spec.name} has no layer to predict")
     whole = predict_operations(given, _work(spec.layers))
     frequency = given.environment.frequency_hz if given.environment else None
     slower = NOISE_CLOCK_HZ / frequency if frequency else 1.0
@@ -48,7 +45,7 @@ def calibrated_profile(
         power=power,
         whole=timing,
         whole_energy=energy,
-        layers=_layers(spec, whole),
+        layers=tuple(_layers(spec, whole)),
         cuts=tuple(_cut(cut, spec, given, power, slower) for cut in spec.cuts),
         converged=True,
         elapsed_s=0.0,
@@ -81,16 +78,7 @@ def _cut(cut: CutSpec, spec: ModelSpec, given: Calibration, power: PowerModel | 
     )
 
 
-def _layers(spec: ModelSpec, whole: Prediction) -> tuple[LayerProfile, ...]:
+def _layers(spec: ModelSpec, whole: Prediction) -> Iterator[LayerProfile]:
     seconds = iter(operation.latency_s for operation in whole.operations)
-    return tuple(
-        LayerProfile(
-            name=layer.name,
-            kind=layer.kind,
-            output_shape=layer.output.shape,
-            parameters=layer.parameters,
-            flops=layer.flops,
-            latency_s=sum(next(seconds) for _ in layer.work),
-        )
-        for layer in spec.layers
-    )
+    for layer in spec.layers:
+        yield LayerProfile.of(layer, sum(next(seconds) for _ in layer.work))

@@ -8,6 +8,7 @@ larger the picture, the fewer the channels. A chain depends on its index and `SE
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -208,7 +209,12 @@ def layer_of_node(node: str) -> int | None:
 
 
 _NODE = re.compile(r"layer(\d+)_")
-_BLOCK = np.random.default_rng(SEED).standard_normal(65521).astype(np.float32)
+
+
+@functools.cache
+def _block() -> npt.NDArray[np.float32]:
+    """Values that weights and inputs are filled with, over and over; their number is a prime."""
+    return np.random.default_rng(SEED).standard_normal(65521).astype(np.float32)
 
 
 def chain_model(chain: Chain, layers: int | None = None) -> bytes:
@@ -225,7 +231,7 @@ def chain_model(chain: Chain, layers: int | None = None) -> bytes:
 def chain_feed(chain: Chain) -> dict[str, npt.NDArray[np.float32]]:
     """A random input of batch 1."""
     shape = _shape(chain.layers[0], chain.layers[0].input_hw, _input_channels(chain.layers[0]))
-    return {"x": np.resize(_BLOCK, (1, *shape))}
+    return {"x": np.resize(_block(), (1, *shape))}
 
 
 def _input_channels(layer: Layer) -> int:
@@ -286,7 +292,7 @@ class _Graph:
 
     def _weight(self, shape: tuple[int, ...], positive: bool = False) -> str:
         name = f"weight{len(self.weights)}"
-        values = (np.resize(_BLOCK, shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
+        values = (np.resize(_block(), shape) / math.sqrt(max(1, math.prod(shape[1:])))).astype(np.float32)
         self.weights.append(numpy_helper.from_array(np.abs(values) + np.float32(0.5) if positive else values, name))
         return name
 

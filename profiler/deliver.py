@@ -21,7 +21,7 @@ from ..models.load import load_model
 from .backends import TWIN_BACKENDS, check_backend
 from .kit import OLD_OPSET, KitSettings, Progress, write_kit
 from .pack import NAME, pack
-from .run import FLOOR_S, RELATIVE_WIDTH, SSH_BACKEND
+from .run import SSH_BACKEND
 
 README = """What an edge device needs to measure {model} for edgecut.
 
@@ -83,10 +83,6 @@ def kit(
         precision=precision,
         pause_s=pause_s,
         max_seconds=max_seconds,
-        relative_width=RELATIVE_WIDTH,
-        floor_s=FLOOR_S,
-        meter="auto",
-        energy_seconds=1.0,
     )
     text = README.format(
         model=loaded.spec.name,

@@ -27,14 +27,20 @@ def energy(timing: Timing, spent: Spent | None, meter: MeterSaid, power: PowerMo
         )
     if power is not None:
         return modelled(timing, power)
-    reason = spent.note if spent is not None else meter.source
+    if spent is not None:
+        reason = spent.note
+    else:
+        reason = f"not seen by the meter ({meter.source})" if meter.name is not None else meter.source
     return Energy(energy_j=None, provenance="unavailable", source=f"{reason}, and {NOTHING_GIVEN}")
 
 
 def modelled(timing: Timing, power: PowerModel | None) -> Energy:
     """Energy of one inference in joules under `power`, or unavailable without one or without a utilisation."""
-    if power is None or timing.utilisation is None:
+    if power is None:
         return UNAVAILABLE
+    if timing.utilisation is None:
+        reason = "the device's utilisation was not measured, so its powers say nothing of one inference"
+        return Energy(energy_j=None, provenance="unavailable", source=reason)
     watts = power.power_w(timing.utilisation)
     return Energy(
         energy_j=timing.median_s * watts,

@@ -32,20 +32,25 @@ OLD_OPSET, OLD_IR = 13, 7
 Progress = Callable[[str, float], None]
 
 
+RELATIVE_WIDTH = 0.05
+"""Half-width of each median's interval, as a share of the median, at which measuring ends."""
+FLOOR_S = 50e-6
+"""A half-width this small is enough whatever its share: it is a hundredth of the shortest preset's round trip."""
+
+
 @dataclass(frozen=True)
 class KitSettings:
     """How a device shall measure; `agent/profile.py` says what each means. `threads` None: all physical cores."""
 
     backend: str
-    threads: int | None
-    precision: str
-    pause_s: float
-    max_seconds: float | None
-    relative_width: float
-    floor_s: float
-    meter: str
-    energy_seconds: float
-    cache: str | None = None
+    threads: int | None = None
+    precision: str = "float32"
+    pause_s: float = 0.005
+    max_seconds: float | None = None
+    relative_width: float = RELATIVE_WIDTH
+    floor_s: float = FLOOR_S
+    meter: str = "auto"
+    energy_seconds: float = 1.0
 
 
 def write_kit(

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from ..artefacts import MAX_JSON_BYTES, Record, read_bytes, write_bytes
+from ..artefacts import MAX_JSON_BYTES, Record, read_bytes
 from ..errors import DataError, unknown
 from ..models.work import Operation
 
@@ -123,10 +123,6 @@ class LayerTable(Record):
             sizes = [getattr(row, column) if column in needed else "" for column in COLUMNS[1:-1]]
             writer.writerow([row.kind, *sizes, f"{row.latency_s * 1e3:.9g}"])
         return out.getvalue()
-
-    def save_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the CSV file in one step. Raises ArtefactError where it cannot be written."""
-        write_bytes(path, self.to_csv().encode())
 
 
 def read_csv(path: str | os.PathLike[str]) -> LayerTable:

@@ -21,6 +21,7 @@ class NvmlCounter(Counter):
     """The energy counter of one GPU."""
 
     name = "nvml"
+    covers = ("gpu",)
     least_window_s = LEAST_WINDOW_S
     summed = ("gpu",)
     most_w = 5000.0
@@ -42,6 +43,7 @@ class NvmlPower(Sampled):
     """The power reading of one GPU without an energy counter."""
 
     name = "nvml"
+    covers = ("gpu",)
     least_window_s = LEAST_WINDOW_S
     summed = ("gpu",)
 

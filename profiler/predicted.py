@@ -46,7 +46,7 @@ def predict_profile(spec: ModelSpec, device: str, *, runtime: str | None, precis
         raise DeviceError(unknown("runtime to predict", chosen, RUNTIMES))
     of = _Predictor(spec, described, chosen, PRECISIONS[precision])
     whole, whole_energy = of.part(spec.layers, of.input_elements, of.output_elements)
-    figures = described.figures
+    seconds = layer_seconds([layer.work for layer in spec.layers], described, chosen, PRECISIONS[precision])
     first = of.prediction(spec.layers, of.input_elements, of.output_elements)
     return Profile(
         model=spec,
@@ -58,18 +58,24 @@ def predict_profile(spec: ModelSpec, device: str, *, runtime: str | None, precis
         pause_s=0.0,
         notes=_notes(first, spec),
         environment=Environment(processor=described.title),
-        power=PowerModel(
-            idle_w=figures.idle_w.value,
-            max_w=figures.max_w.value,
-            source=f"idle: {figures.idle_w.source}; busy: {figures.max_w.source}",
-        ),
+        power=power_of(described),
         whole=whole,
         whole_energy=whole_energy,
-        layers=_layers(spec, described, chosen, PRECISIONS[precision]),
+        layers=tuple(map(LayerProfile.of, spec.layers, seconds)),
         cuts=tuple(of.cut(cut) for cut in spec.cuts),
         converged=True,
         elapsed_s=0.0,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def power_of(device: str | DeviceDescription) -> PowerModel:
+    """The powers of a described device (`NAME` or `NAME:MODE`). Raises DeviceError for an unknown one."""
+    figures = load_device(device).figures
+    return PowerModel(
+        idle_w=figures.idle_w.value,
+        max_w=figures.max_w.value,
+        source=f"idle: {figures.idle_w.source}; busy: {figures.max_w.source}",
     )
 
 
@@ -164,21 +170,6 @@ def predicted_timing(seconds: float, low_s: float, high_s: float, utilisation: f
         utilisation=utilisation,
         samples_s=(),
         provenance="modelled",
-    )
-
-
-def _layers(spec: ModelSpec, device: DeviceDescription, runtime: str, precision: Precision) -> tuple[LayerProfile, ...]:
-    seconds = layer_seconds([layer.work for layer in spec.layers], device, runtime, precision)
-    return tuple(
-        LayerProfile(
-            name=layer.name,
-            kind=layer.kind,
-            output_shape=layer.output.shape,
-            parameters=layer.parameters,
-            flops=layer.flops,
-            latency_s=each,
-        )
-        for layer, each in zip(spec.layers, seconds, strict=True)
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from ..agent import timing
 from ..artefacts import Artefact, Record
 from ..errors import ModelError, unknown
-from ..models.spec import ModelSpec
+from ..models.spec import LayerSpec, ModelSpec
 
 Provenance = Literal["measured", "modelled", "published", "unavailable"]
 KEPT_SAMPLES = 400
@@ -111,6 +111,18 @@ class LayerProfile(Record):
     parameters: int
     flops: int
     latency_s: float | None
+
+    @classmethod
+    def of(cls, layer: LayerSpec, latency_s: float | None) -> LayerProfile:
+        """What the model says of a layer, and the time it took."""
+        return cls(
+            name=layer.name,
+            kind=layer.kind,
+            output_shape=layer.output.shape,
+            parameters=layer.parameters,
+            flops=layer.flops,
+            latency_s=latency_s,
+        )
 
 
 class CutProfile(Record):

@@ -99,6 +99,7 @@ class Regressor:
             _boost(shape_features(self._shapes, base_s), np.log(self._latency_s / base_s)) if self.corrected else None
         )
         self._low, self._high = _range(self._shapes)
+        self._most = self._high
         self._lattices: dict[tuple[float, float], Vector] = {}
 
     def _terms(self, shapes: Shapes) -> Vector:
@@ -127,7 +128,7 @@ class Regressor:
         return np.asarray(np.log2(np.maximum(columns / self._high, self._low / columns)).max(axis=1).clip(0))
 
     def _between_round_sizes(self, shapes: Shapes, seconds: Vector) -> Vector:
-        axes = self._axes()
+        axes = self._axes(shapes)
         bounded = seconds.copy()
         windows = np.stack([shapes.window, shapes.stride], 1)
         for window, stride in {(float(w), float(s)) for w, s in windows}:
@@ -138,20 +139,19 @@ class Regressor:
             sizes = [_side(shapes)[chosen], shapes.in_channels[chosen], shapes.out_channels[chosen]]
             pairs = list(zip(axes, sizes, strict=True))
             below = tuple(np.maximum(np.searchsorted(axis, size + 1e-6) - 1, 0) for axis, size in pairs)
-            above = tuple(np.searchsorted(axis, size - 1e-6) for axis, size in pairs)
-            beyond = np.any(
-                [(place >= len(axis)) & (len(axis) > 1) for place, axis in zip(above, axes, strict=True)], axis=0
-            )
-            inside = tuple(np.minimum(place, len(axis) - 1) for place, axis in zip(above, axes, strict=True))
-            most = np.where(beyond, np.inf, lattice[inside])
-            bounded[chosen] = np.clip(seconds[chosen], lattice[below], np.maximum(most, lattice[below]))
+            above = tuple(np.minimum(np.searchsorted(axis, size - 1e-6), len(axis) - 1) for axis, size in pairs)
+            bounded[chosen] = np.clip(seconds[chosen], lattice[below], lattice[above])
         return bounded
 
-    def _axes(self) -> tuple[Vector, Vector, Vector]:
-        """Round sides, input and output channels up to twice the trained ones; 1 alone where a size follows another."""
-        one, most = np.ones(1), self._high * 2
-        sides, taken, made = _round(most[1] ** 0.5, (1, 3, 7)), _round(most[2]), _round(most[3])
-        return sides, taken, made if self.kind in ("conv", "linear") else one
+    def _axes(self, shapes: Shapes) -> tuple[Vector, Vector, Vector]:
+        """Round sides, input and output channels to beyond all asked so far; 1 alone where a size follows another."""
+        most = np.maximum(self._most, _range(shapes)[1])
+        if (most > self._most).any():
+            self._most = most
+            self._lattices.clear()
+        # Between a size and twice that size there is always a round one.
+        sides, taken, made = _round(2 * most[1] ** 0.5, (1, 3, 7)), _round(2 * most[2]), _round(2 * most[3])
+        return sides, taken, made if self.kind in ("conv", "linear") else np.ones(1)
 
     def _lattice(self, axes: tuple[Vector, Vector, Vector], window: float, stride: float) -> Vector:
         """For every combination of round sizes, the slowest of all that are no larger in any respect."""
@@ -195,7 +195,7 @@ def _boost(features: Vector, target: Vector) -> Any:
 
 
 def _one_thread() -> Any:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1)
 
@@ -216,7 +216,7 @@ def _range(shapes: Shapes) -> tuple[Vector, Vector]:
 
 
 def _round(most: float, factors: tuple[int, ...] = (1, 3)) -> Vector:
-    return np.array(sorted({factor * 2**n for n in range(17) for factor in factors if factor * 2**n <= most}), float)
+    return np.array(sorted({factor * 2**n for n in range(40) for factor in factors if factor * 2**n <= most}), float)
 
 
 def _round_layers(kind: str, grid: Sequence[Vector], window: float, stride: float) -> Shapes:

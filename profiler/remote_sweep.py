@@ -15,7 +15,6 @@ from .agents import Agent
 from .chains import Chain, chain_feed
 from .kit import OLD_IR, OLD_OPSET, KitSettings, finish
 from .result import read_result
-from .run import FLOOR_S, RELATIVE_WIDTH
 from .sweep import Bench
 
 
@@ -49,10 +48,7 @@ class RemoteBench(Bench):
             precision=self._settings.precision,
             pause_s=self._pause_s,
             max_seconds=seconds_each * len(chains),
-            relative_width=RELATIVE_WIDTH,
-            floor_s=FLOOR_S,
             meter="none",
-            energy_seconds=1.0,
         )
         finish(self._kit, "chains", digest(b"chains"), [], settings, parts)
         result = read_result(self._agent.profile(self._kit, lambda *_: None), "the device")

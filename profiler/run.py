@@ -25,10 +25,6 @@ from .meters import METERS
 from .profile import PowerModel, Profile
 from .result import read_result
 
-RELATIVE_WIDTH = 0.05
-"""Half-width of each median's interval, as a share of the median, at which measuring ends."""
-FLOOR_S = 50e-6
-"""A half-width this small is enough whatever its share: it is a hundredth of the shortest preset's round trip."""
 SSH_BACKEND = "onnxruntime-cpu"
 NATIVE_RUNTIME = (1, 14)
 """ONNX Runtime from this version on reads the opset that models are exported with here (18)."""
@@ -92,24 +88,15 @@ def profile(
     if result is not None:
         taken = read_result(read_json(Path(result)), str(result))
         made = assemble(loaded.spec, loaded.graph, device, taken, power=power)
-    elif calibration is not None:
-        from .calibrated import calibrated_profile
-
-        made = calibrated_profile(loaded.spec, calibration, power=power)
-    elif described:
-        from .predicted import predict_profile
-
-        made = predict_profile(loaded.spec, device, runtime=backend, precision=precision)
+    elif given or described:
+        made = _predicted(loaded, device, backend, precision, calibration, power)
     else:
-        chosen = backend or (DEVICES[device] if address is None else SSH_BACKEND)
         settings = KitSettings(
-            backend=chosen,
+            backend=backend or (DEVICES[device] if address is None else SSH_BACKEND),
             threads=threads,
             precision=precision,
             pause_s=pause_s,
             max_seconds=max_seconds,
-            relative_width=RELATIVE_WIDTH,
-            floor_s=FLOOR_S,
             meter=meter,
             energy_seconds=energy_seconds,
         )
@@ -148,6 +135,24 @@ def _check_described(device: str) -> None:
         load_device(device)
     except DeviceError as error:
         raise DeviceError(f"{error}; or give {', '.join(DEVICES)} or ssh://user@host[:port]") from None
+
+
+def _predicted(
+    model: Model,
+    device: str,
+    runtime: str | None,
+    precision: str,
+    calibration: str | os.PathLike[str] | None,
+    power: PowerModel | None,
+) -> Profile:
+    """From layers measured on the device where there is a calibration, else from its description."""
+    if calibration is not None:
+        from .calibrated import calibrated_profile
+
+        return calibrated_profile(model.spec, calibration, power=power)
+    from .predicted import predict_profile
+
+    return predict_profile(model.spec, device, runtime=runtime, precision=precision)
 
 
 def _measure(

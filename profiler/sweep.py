@@ -29,6 +29,7 @@ from .chains import Chain, Layer, chain_feed, chain_model, chain_plan, layer_of_
 from .layer_table import LayerRow
 
 Progress = Callable[[str, float], None]
+LayerTimes = Callable[[str, dict[str, Any], Settings], list[tuple[str, float]]]
 CHAIN_SECONDS = 1.2
 """The longest that one chain is timed."""
 GROUP = 3
@@ -115,15 +116,16 @@ class Bench:
 
     def group(self, chains: Sequence[Chain], run_s: float) -> list[ChainTiming]:
         """Time some chains in turns. A chain whose layers cannot be told apart has no rows."""
-        if getattr(self._backend, "layer_times", None) is None:
+        layer_times: LayerTimes | None = getattr(self._backend, "layer_times", None)
+        if layer_times is None:
             return [self._by_prefixes(chain, run_s) for chain in chains]
         wholes = self.times({str(chain.index): (chain, len(chain.layers)) for chain in chains}, CHAIN_SECONDS)
-        return [self._by_layer_times(chain, wholes[str(chain.index)], run_s) for chain in chains]
+        return [self._by_layer_times(layer_times, chain, wholes[str(chain.index)], run_s) for chain in chains]
 
-    def _by_layer_times(self, chain: Chain, whole_s: float, run_s: float) -> ChainTiming:
+    def _by_layer_times(self, layer_times: LayerTimes, chain: Chain, whole_s: float, run_s: float) -> ChainTiming:
         """The runtime's own layer times, scaled to what the whole takes without its profiler."""
         path = self.write(chain, len(chain.layers))
-        nodes = self._backend.layer_times(path, chain_feed(chain), self._settings)  # type: ignore[union-attr]
+        nodes = layer_times(path, chain_feed(chain), self._settings)
         Path(path).unlink()
         owners = [layer_of_node(node) for node, _ in nodes]
         taken = [

@@ -99,7 +99,7 @@ def test_huge_files_are_refused(tmp_path: Path) -> None:
 
 def test_records_are_values() -> None:
     with pytest.raises(ValidationError):
-        Inner(size=1, colour=2)  # type: ignore[call-arg]
+        Inner(size=1, colour=2)
     with pytest.raises(ValidationError):
         GOOD.ratio = 3.0
     with pytest.raises(TypeError, match="Nameless must set KIND"):

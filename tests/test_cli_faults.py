@@ -101,6 +101,8 @@ FAULTS: list[tuple[str, ...]] = [
     ("profile lenet5 --max-seconds 0", "time"),
     ("profile lenet5 --power-idle-w 1", "--power-idle-w and --power-max-w"),
     ("profile lenet5 --power-max-w 1", "--power-idle-w and --power-max-w"),
+    ("profile lenet5 --power-max-w 1 --power-of tx2", "--power-of", "not both"),
+    ("profile lenet5 --power-of tx3", "unknown device description 'tx3'", "jetson-tx2"),
     ("profile lenet5 --power-idle-w 3 --power-max-w 2", "0 <= idle <= max"),
     ("profile lenet5 --power-idle-w -3 --power-max-w 2", "0 <= idle <= max"),
     ("profile lenet5 --power-idle-w 1 --power-max-w inf", "0 <= idle <= max"),

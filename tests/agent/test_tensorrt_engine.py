@@ -219,7 +219,7 @@ def test_an_unsupported_operator_is_named(model: str) -> None:
         log.log(Logger.Severity.ERROR, 'ModelImporter.cpp:773: While parsing node number 1 [Det -> "y"]:')
         return build(log)
 
-    old.Builder = logging  # type: ignore[method-assign]
+    old.Builder = logging
     with pytest.raises(BackendError, match=r"does not support what m\.onnx needs: Det; cut"):
         build_engine(old, model, "float32")
 
@@ -283,7 +283,7 @@ def test_a_library_that_cannot_start_is_said(model: str) -> None:
         raise TypeError("factory function returned nullptr")
 
     library = Library("10.3.0")
-    library.Builder = nothing  # type: ignore[method-assign]
+    library.Builder = nothing
     with pytest.raises(BackendError, match=r"^TensorRT 10\.3\.0 cannot start here: CUDA initialization failure .* 35$"):
         build_engine(library, model, "float32")
 
@@ -311,7 +311,7 @@ def test_outputs_times_and_layers(driver: Any, model: str, version: str, tmp_pat
 @pytest.mark.parametrize("version", ["8.2.1.8", "10.3.0"])
 def test_a_fixed_batch_is_not_set_again(driver: Any, model: str, version: str) -> None:
     library = Library(version, driver, shape=(1, 6))
-    library.set_shape = None  # type: ignore[assignment,method-assign]
+    library.set_shape = None
     runner = TensorRTRunner(library, model, FEED, Settings(), driver.path)
     outputs = runner.outputs()
     runner.close()
@@ -321,7 +321,7 @@ def test_a_fixed_batch_is_not_set_again(driver: Any, model: str, version: str) -
 @pytest.mark.deep
 def test_sizes_that_depend_on_values_are_refused(driver: Any, model: str) -> None:
     library = Library("10.3.0", driver)
-    library.set_shape = lambda which, shape: True  # type: ignore[method-assign]
+    library.set_shape = lambda which, shape: True
     with pytest.raises(BackendError, match="the size of output 'y' depends on the values"):
         TensorRTRunner(library, model, FEED, Settings(), driver.path)
 

@@ -178,7 +178,7 @@ def test_what_cannot_be_planned(profiled: Profile, tmp_path: Path) -> None:
         ({"jpeg_bytes": 0}, EdgecutError, "an input of 0 bytes as JPEG cannot be"),
     ]:
         with pytest.raises(error, match=message):
-            plan(profiled, profiled, output=tmp_path / "p.json", **changes)  # type: ignore[arg-type]
+            plan(profiled, profiled, output=tmp_path / "p.json", **changes)
     assert not list(tmp_path.iterdir())
 
 

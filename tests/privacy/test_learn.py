@@ -47,7 +47,7 @@ def halves(model: Model, cut: CutSpec) -> tuple[Any, Any]:
     names = [tensor.name for tensor in cut.tensors]
     extractor = Extractor(onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model.read())))
     parts = ([model.spec.input.name], names), (names, [model.spec.output.name])
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         ort.InferenceSession(extractor.extract_model(*part).SerializeToString(), providers=["CPUExecutionProvider"])
         for part in parts
     )
@@ -263,6 +263,6 @@ def test_what_cannot_be_learned(residual: Any, planned: Plan, lenet: Model, tmp_
 )
 def test_settings_out_of_range(field: str, values: tuple[float, ...], planned: Plan) -> None:
     for value in values:
-        settings = dataclasses.replace(TINY, **{field: value})  # type: ignore[arg-type]
+        settings = dataclasses.replace(TINY, **{field: value})
         with pytest.raises(EdgecutError, match=f"{field.replace('_', ' ')} must be .* not "):
             learn(planned, model="lenet5", settings=settings)

@@ -14,6 +14,7 @@ import pytest
 
 from edgecut.agent import main as agent_main
 from edgecut.agent import profile as agent_profile
+from edgecut.agent.kit import Kit
 from edgecut.agent.meters import Meter, MeterError, Reading
 from edgecut.agent.timing import Samples
 from edgecut.models.load import Model
@@ -64,6 +65,7 @@ def test_a_model_needs_a_utilisation() -> None:
     unknown = TIMING.model_copy(update={"utilisation": None})
     for made in (modelled(unknown, POWER), energy(unknown, None, NO_METER, POWER)):
         assert (made.energy_j, made.provenance) == (None, "unavailable")
+        assert made.source.startswith("the device's utilisation was not measured")
 
 
 class FakeMeter(Meter):
@@ -183,3 +185,46 @@ def test_no_meter_asked_for_or_none_there(
     capsys.readouterr()
     assert agent_main.main(["profile", str(tmp_path)], BACKENDS, meters) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"error": "the broken meter is not here; plug it in"}
+
+
+def test_a_meter_that_does_not_see_the_work_is_passed_over(
+    lenet: Model,
+    tmp_path: Path,
+    meters: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A GPU's meter beside work of the processor would measure an idle card and call it the work's energy."""
+    monkeypatch.setattr(FakeMeter, "covers", ("gpu",))
+    made = profiled(lenet, tmp_path, meters, "auto", None)
+    assert made.meter is None and made.whole_energy.energy_j is None
+    assert made.whole_energy.source.startswith("no meter of the processor that can be read here, and no --power-idle")
+    assert [meter.closed for meter in OPENED] == [True]
+    capsys.readouterr()
+    settings = KitSettings("onnxruntime-cpu", 1, pause_s=0.0, max_seconds=0.1, meter="fake")
+    write_kit(lenet, tmp_path, settings, progress=lambda *_: None)
+    assert agent_main.main(["profile", str(tmp_path)], BACKENDS, meters) == 2
+    assert "the meter fake does not see the processor, where onnxruntime-cpu runs" in capsys.readouterr().out
+    assert [meter.closed for meter in OPENED] == [True, True]
+
+
+def test_a_whole_board_before_a_chip(meters: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    card, board, host = FakeMeter(), FakeMeter(), FakeMeter()
+    card.covers, board.covers = ("gpu",), ("processor", "gpu")
+    monkeypatch.setattr(agent_profile, "find_meters", lambda known: [card, host, board])
+    assert agent_profile._meter("auto", "onnxruntime-cuda", meters) == (board, "")
+    assert [card.closed, host.closed, board.closed] == [True, True, False]
+
+
+def test_noise_is_not_measured_by_a_meter_of_the_gpu() -> None:
+    unseen = energy(TIMING, None, METER, None)
+    assert (unseen.energy_j, unseen.provenance) == (None, "unavailable")
+    assert unseen.source.startswith(f"not seen by the meter ({METER.source}), and no --power-idle-w")
+    run: list[str] = []
+    tasks = {name: (lambda name=name: run.append(name)) for name in ("whole", "noise:8", "add:8")}
+    card = FakeMeter()
+    card.covers = ("gpu",)
+    idle = agent_profile.Idle(5.0, 1.0, "")
+    kit = Kit("", "m", "d", (), (), {"energy_seconds": 0.001})
+    assert set(agent_profile._energy(tasks, set(), card, idle, kit, lambda *_: None)) == {"whole"}
+    assert set(run) == {"whole"}

@@ -31,7 +31,7 @@ class Clock:
 
 def on_a_clock(meter: Meter) -> Clock:
     clock = Clock()
-    meter._clock = clock  # type: ignore[attr-defined]
+    meter._clock = clock
     return clock
 
 
@@ -171,7 +171,7 @@ def test_rapl_through_the_daemon_of_zeus(powercap: Path, monkeypatch: pytest.Mon
     clock.now += 1
     daemon.joules = {"cpu_energy_uj": 25e6, "dram_energy_uj": 4e6}
     assert meter.end().rails == pytest.approx({"package-0": 20, "dram-0": 3})
-    daemon.joules = {"cpu_energy_uj": None, "dram_energy_uj": None}  # type: ignore[dict-item]
+    daemon.joules = {"cpu_energy_uj": None, "dram_energy_uj": None}
     meter.begin()
     clock.now += 1
     reading = meter.end()
@@ -233,7 +233,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, nvml: Nvml) -> Nvml:
 def test_nvml_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = replay(monkeypatch, Nvml())
     meter = meters.open_meter("nvml")
-    meter._clock = nvml.clock  # type: ignore[attr-defined]
+    meter._clock = nvml.clock
     nvml.clock.now = 60.05
     meter.begin()
     nvml.clock.now = 64.02
@@ -248,7 +248,7 @@ def test_nvml_counter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nvml_windows_shorter_than_a_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = replay(monkeypatch, Nvml())
     meter = meters.open_meter("nvml")
-    meter._clock = nvml.clock  # type: ignore[attr-defined]
+    meter._clock = nvml.clock
     meter.begin()
     nvml.clock.now += 0.15
     reading = meter.end()
@@ -258,7 +258,7 @@ def test_nvml_windows_shorter_than_a_few_steps(monkeypatch: pytest.MonkeyPatch) 
 def test_nvml_faults_within_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = replay(monkeypatch, Nvml())
     meter = meters.open_meter("nvml")
-    meter._clock = nvml.clock  # type: ignore[attr-defined]
+    meter._clock = nvml.clock
     meter.begin()
     nvml.clock.now += 4
     nvml.offset_j = -5000.0
@@ -281,13 +281,13 @@ def test_nvml_of_an_older_card_is_sampled(monkeypatch: pytest.MonkeyPatch) -> No
     nvml = replay(monkeypatch, Nvml(energy=False))
     meter = meters.open_meter("nvml")
     assert "NVML power" in meter.source
-    meter._clock = nvml.clock  # type: ignore[attr-defined]
-    meter.period_s = 3600.0  # type: ignore[attr-defined]
+    meter._clock = nvml.clock
+    meter.period_s = 3600.0
     meter.begin()
     for watts in [150.0] * 20:
         nvml.clock.now += 0.2
         nvml.watts = watts
-        meter.sample()  # type: ignore[attr-defined]
+        meter.sample()
     # Half the first step lies between 100 W and 150 W.
     assert meter.end().energy_j == pytest.approx(150 * 4 - 50 * 0.2 / 2)
 

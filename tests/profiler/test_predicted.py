@@ -18,7 +18,7 @@ from edgecut.profiler.calibrated import calibrated_profile
 from edgecut.profiler.description import load_device
 from edgecut.profiler.layer_table import parse_csv
 from edgecut.profiler.predict import predict
-from edgecut.profiler.predicted import beside, predict_profile
+from edgecut.profiler.predicted import beside, power_of, predict_profile
 from edgecut.profiler.profile import PowerModel, Profile, Timing
 from edgecut.profiler.run import profile
 from edgecut.reports.words import modelled
@@ -134,3 +134,13 @@ def test_a_calibration_file(calibration: Calibration, profiled: Profile, tmp_pat
     assert profile("lenet5", calibration=path).provenance == "modelled"
     with pytest.raises(ArtefactError, match="is a profile file, but a calibration file is needed here"):
         profile("lenet5", calibration=profiled.save(tmp_path / "p.json"))
+
+
+def test_powers_of_a_described_device() -> None:
+    figures = load_device("tx2:maxq").figures
+    power = power_of("tx2:maxq")
+    assert (power.idle_w, power.max_w, power.provenance) == (figures.idle_w.value, figures.max_w.value, "published")
+    made = profile("lenet5", threads=1, max_seconds=0.2, meter="none", power=power)
+    assert made.whole_energy.provenance == "modelled" and figures.max_w.source in made.whole_energy.source
+    assert made.whole.utilisation is not None
+    assert made.whole_energy.energy_j == pytest.approx(made.whole.median_s * power.power_w(made.whole.utilisation))

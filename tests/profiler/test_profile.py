@@ -144,7 +144,7 @@ def test_without_powers_energy_is_unavailable() -> None:
 )
 def test_bad_arguments(arguments: dict[str, float], message: str, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=message):
-        profile("lenet5", output=tmp_path / "p.json", **arguments)  # type: ignore[arg-type]
+        profile("lenet5", output=tmp_path / "p.json", **arguments)
     assert not list(tmp_path.iterdir())
 
 

@@ -31,7 +31,7 @@ def test_a_sweep_makes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return RemoteBench(LocalAgent(), "onnxruntime-cpu", "float32", 1, 0.0, folder)
 
     small = next(place for place, chain in enumerate(itertools.islice(chain_plan(), 200)) if chain.parameters < 100_000)
-    made = sweep(None, None, budget_s=1e-9, pause_s=0.0, start=small, make_bench=make_bench)  # type: ignore[arg-type]
+    made = sweep(None, None, budget_s=1e-9, pause_s=0.0, start=small, make_bench=make_bench)
     (chain,) = made.chains
     assert made.run_s > 0 and chain.rows and all(row.latency_s > 0 for row in chain.rows)
     assert sum(row.latency_s for row in chain.rows) <= 1.5 * chain.whole_s

@@ -230,7 +230,7 @@ def untouched(folder: Path) -> None:
 
 def measure(device: Device, here: Path, **options: object) -> Profile:
     arguments = {"device": device.address, "ssh_config": device.config, "python": sys.executable, "threads": 1}
-    return profile("lenet5", output=here / "p.json", max_seconds=0.3, **{**arguments, **options})  # type: ignore[arg-type]
+    return profile("lenet5", output=here / "p.json", max_seconds=0.3, **{**arguments, **options})
 
 
 def fails(device: Device, here: Path, words: str, **options: object) -> str:

@@ -37,7 +37,7 @@ def run(model: bytes | str, *arrays: np.ndarray) -> list[np.ndarray]:
 
 def other_noise(collection: NoiseCollection, **changes: object) -> bytes:
     fields = ("loc", "scale", "orders", "tensors", "model_digest", "cut")
-    return NoiseCollection(**{name: changes.get(name, getattr(collection, name)) for name in fields}).to_bytes()  # type: ignore[arg-type]
+    return NoiseCollection(**{name: changes.get(name, getattr(collection, name)) for name in fields}).to_bytes()
 
 
 @pytest.fixture

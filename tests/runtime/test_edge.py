@@ -93,7 +93,7 @@ def test_bytes_and_floats_of_one_image_agree(session: EdgeSession, sent: list[np
         given.append(x)
         return inner(x)
 
-    session._activations = recording  # type: ignore[method-assign]
+    session._activations = recording
     classes = [session.infer(x).argmax(1) for x in (pixels, pixels[..., None], padded)]
     for x in given:
         np.testing.assert_allclose(x, padded, atol=1e-7)

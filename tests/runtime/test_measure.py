@@ -111,7 +111,7 @@ def test_energy_is_modelled_from_what_was_measured(measured: tuple[Measurement, 
     cloud = next(variant for variant in made.variants if variant.name == "cloud-only float32")
     radio = 1.0 * FAST.uplink_s(cloud.uplink_bytes) + 0.5 * FAST.downlink_s(cloud.downlink_bytes)
     assert cloud.energy.energy_j == pytest.approx(2.0 * cloud.wait_s + radio)
-    assert made.energy_ratio(cloud) == pytest.approx(cloud.energy.energy_j / made.split.energy.energy_j)  # type: ignore[operator]
+    assert made.energy_ratio(cloud) == pytest.approx(cloud.energy.energy_j / made.split.energy.energy_j)
     low, high = made.speedup_interval(cloud)
     assert low <= made.speedup(cloud) <= high
     assert made.speedup(cloud) == pytest.approx(cloud.latency.median_s / made.split.latency.median_s)

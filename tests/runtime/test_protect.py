@@ -110,7 +110,7 @@ class Fake:
 
     def run(self, names: list[str] | None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         assert sorted(feed) == sorted(self.inputs)
-        return [2 * sum(feed.values()) for _ in names or [""]]  # type: ignore[misc]
+        return [2 * sum(feed.values()) for _ in names or [""]]
 
 
 def test_no_protector_adds_nothing() -> None:
