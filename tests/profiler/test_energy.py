@@ -202,8 +202,10 @@ def test_a_meter_that_does_not_see_the_work_is_passed_over(
     assert [meter.closed for meter in OPENED] == [True]
     capsys.readouterr()
     settings = KitSettings("onnxruntime-cpu", 1, pause_s=0.0, max_seconds=0.1, meter="fake")
-    write_kit(lenet, tmp_path, settings, progress=lambda *_: None)
-    assert agent_main.main(["profile", str(tmp_path)], BACKENDS, meters) == 2
+    kit = tmp_path / "chosen"
+    kit.mkdir()
+    write_kit(lenet, kit, settings, progress=lambda *_: None)
+    assert agent_main.main(["profile", str(kit)], BACKENDS, meters) == 2
     assert "the meter fake does not see the processor, where onnxruntime-cpu runs" in capsys.readouterr().out
     assert [meter.closed for meter in OPENED] == [True, True]
 
