@@ -10,7 +10,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What `make demo` needs: ONNX Runtime, torch and the digits.
-$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/demo.stamp: pyproject.toml constraints.txt noise_kernels/noise.c | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[demo]'
 	touch $@
 
@@ -21,7 +21,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 
 # Every part that can be installed on a machine without a GPU.
 $(VENV)/all.stamp: $(VENV)/dev.stamp
-	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy,rtx]'
+	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy,rtx,cuda-build]'
 	touch $@
 
 demo: $(VENV)/demo.stamp

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .partitioner.choose import plan as plan
     from .partitioner.link import Link as Link
     from .partitioner.plan import Plan as Plan
-    from .privacy.learn import Learned as Learned
     from .privacy.learn import learn as learn
+    from .privacy.result import Learned as Learned
     from .privacy.settings import Settings as Settings
     from .profiler.calibrate import calibrate as calibrate
     from .profiler.deliver import kit as kit
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "EdgeSession": "runtime.edge",
     "EdgecutError": "errors",
-    "Learned": "privacy.learn",
+    "Learned": "privacy.result",
     "Link": "partitioner.link",
     "Measurement": "runtime.measurement",
     "NoiseCollection": "noise_kernels.collection",

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_devices
+from . import cli_devices, cli_learn
 from .cli_options import Data, Json, ModelOption, show
 from .errors import EdgecutError
 from .terminal import Bar, say
@@ -92,41 +92,7 @@ def plan(
         say(f"wrote {output}")
 
 
-@app.command()
-def learn(
-    plan: Annotated[Path, typer.Argument(help="The plan whose cut the noise is for.")],
-    model: ModelOption,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The noise collection to write.")],
-    data: Data = None,
-    distributions: Annotated[int, typer.Option(min=1, help="Noise distributions to learn.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each attempt.")] = 800,
-    alpha: Annotated[float, typer.Option(min=0.0, help="Weight of the noise in equation 4.")] = 3e-4,
-    scale: Annotated[float, typer.Option(min=0.0, help="Largest noise scale tried, in deviations.")] = 2.0,
-    max_accuracy_loss: Annotated[float, typer.Option(min=0.0, help="Points that may be lost on the hold-out.")] = 1.5,
-    seed: Annotated[int, typer.Option(help="Of initialisation, batches and hold-out.")] = 0,
-    json: Json = False,
-) -> None:
-    """Learn the noise collection at the plan's cut, and try it on unseen images."""
-    from .privacy.learn import learn as run
-    from .privacy.settings import Settings
-    from .reports.terminal import accuracy_line
-
-    settings = Settings(
-        distributions=distributions,
-        steps=steps,
-        alpha=alpha,
-        scale=scale,
-        max_accuracy_loss=max_accuracy_loss,
-        seed=seed,
-    )
-    with Bar() as bar:
-        made = run(plan, model=model, data=data, settings=settings, output=output, progress=bar)
-    show(made.accuracy, accuracy_line, json)
-    say(
-        f"{distributions} distributions over {made.collection.n} values at scale {made.scale:.2f} in "
-        f"{made.elapsed_s:.1f} s ({made.tries} tries), {made.collection.footprint_bytes / 1024:.2f} KB of orders"
-    )
-    say(f"wrote {output}")
+app.registered_commands.extend(cli_learn.app.registered_commands)
 
 
 @app.command()

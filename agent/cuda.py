@@ -11,8 +11,8 @@ Run against a stand-in for the library; not yet run on a GPU.
 import ctypes
 import os
 import re
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
-from typing import Any, Dict, Optional, Tuple
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -34,8 +34,12 @@ _SIGNATURES = {
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuDevicePrimaryCtxRelease": (c_int,),
     "cuCtxSetCurrent": (c_void_p,),
+    "cuCtxGetCurrent": (POINTER(c_void_p),),
+    "cuCtxGetDevice": (POINTER(c_int),),
+    "cuCtxSynchronize": (),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamSynchronize": (c_void_p,),
+    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuEventCreate": (POINTER(c_void_p), c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
@@ -48,6 +52,12 @@ _SIGNATURES = {
     "cuMemFreeHost": (c_void_p,),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuMemcpyHtoD_v2": (c_uint64, c_void_p, c_size_t),
+    "cuMemsetD8_v2": (c_uint64, c_ubyte, c_size_t),
+    "cuModuleLoadData": (POINTER(c_void_p), c_char_p),
+    "cuModuleUnload": (c_void_p,),
+    "cuModuleGetFunction": (POINTER(c_void_p), c_void_p, c_char_p),
+    "cuLaunchKernel": (c_void_p,) + 7 * (c_uint,) + (c_void_p, POINTER(c_void_p), POINTER(c_void_p)),
 }
 
 
@@ -127,6 +137,21 @@ class Device:
             self.driver.call("cuDevicePrimaryCtxRelease", self._handle)
 
 
+class BorrowedDevice(Device):
+    """The GPU whose context another library of this process, such as pycuda or torch, made current in this thread."""
+
+    def __init__(self, library: str = LIBRARY) -> None:
+        self.driver = Driver(library)
+        self._context = c_void_p()
+        self.driver.call("cuCtxGetCurrent", byref(self._context))
+        if not self._context:
+            raise BackendError("no CUDA context is current in this thread; make one, or use cuda.Device")
+        self.ordinal = self._handle = self.driver.integer("cuCtxGetDevice")
+
+    def close(self) -> None:
+        """Nothing: the context is its maker's."""
+
+
 class Stream:
     """A queue of work on the GPU, in order, and apart from the default stream."""
 
@@ -139,6 +164,10 @@ class Stream:
     def address(self) -> int:
         """The handle as runtimes take it."""
         return self.handle.value or 0
+
+    def wait(self, event: "Event") -> None:
+        """Have what is queued from now on wait, on the GPU, until it has passed the event's last mark."""
+        self._driver.call("cuStreamWaitEvent", self.handle, event._handle, 0)
 
     def synchronise(self) -> None:
         """Wait until all of it is done."""
@@ -214,6 +243,69 @@ class Tensor:
             self._driver.call("cuMemFree_v2", self._memory)
         finally:
             self._driver.call("cuMemFreeHost", self._pinned)
+
+
+class Memory:
+    """Bytes on the GPU alone."""
+
+    def __init__(self, device: Device, size_bytes: int) -> None:
+        self._driver = device.driver
+        self._memory = c_uint64()
+        self.size_bytes = size_bytes
+        self._driver.call("cuMemAlloc_v2", byref(self._memory), max(1, size_bytes))
+
+    @property
+    def address(self) -> int:
+        """Where it lies on the GPU."""
+        return self._memory.value
+
+    def fill(self, array: Any) -> None:
+        """Copy an array of this size there, and wait."""
+        values = np.ascontiguousarray(array)
+        if values.nbytes != self.size_bytes:
+            raise ValueError("{} bytes for {} on the GPU".format(values.nbytes, self.size_bytes))
+        self._driver.call("cuMemcpyHtoD_v2", self._memory, values.ctypes.data, self.size_bytes)
+
+    def clear(self) -> None:
+        """Overwrite it with zeros once nothing runs any more."""
+        self._driver.call("cuCtxSynchronize")
+        self._driver.call("cuMemsetD8_v2", self._memory, 0, max(1, self.size_bytes))
+
+    def close(self) -> None:
+        """Free it."""
+        self._driver.call("cuMemFree_v2", self._memory)
+
+
+class Module:
+    """Compiled kernels: a cubin for this GPU, or PTX that the driver finishes."""
+
+    def __init__(self, device: Device, image: bytes) -> None:
+        self._driver = device.driver
+        self._handle = c_void_p()
+        self._functions = {}  # type: Dict[str, c_void_p]
+        self._driver.call("cuModuleLoadData", byref(self._handle), image)
+
+    def launch(
+        self,
+        name: str,
+        grid: Tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        stream: int,
+        arguments: Sequence["ctypes._CData"],
+    ) -> None:
+        """Queue a kernel in a stream, given by its handle. The arguments are copied before this returns."""
+        if name not in self._functions:
+            function = c_void_p()
+            self._driver.call("cuModuleGetFunction", byref(function), self._handle, name.encode())
+            self._functions[name] = function
+        places = (c_void_p * len(arguments))(*[ctypes.addressof(argument) for argument in arguments])
+        size = (grid[0], grid[1], 1, threads, 1, 1, shared_bytes)
+        self._driver.call("cuLaunchKernel", self._functions[name], *size, c_void_p(stream), places, None)
+
+    def close(self) -> None:
+        """Unload it."""
+        self._driver.call("cuModuleUnload", self._handle)
 
 
 def usable(library: str = LIBRARY) -> str:

@@ -1,21 +1,27 @@
 """One run of a sub-model on a GPU and its time, the same for every GPU runtime.
 
-    start | copy every input to the GPU | ready | the runtime's work | done | copy every output back | end
+    start | copy every input to the GPU | ready | the runtime's work, the noise | done | copy every output back | end
 
 `run()` returns the seconds from start to end as the GPU's events measured them: what a request pays once its input
 lies in page-locked memory, with the gaps in which the GPU waits for the host to hand it work. `compute_s` is ready to
 done alone. Neither has the host's wait for the end in it, a few microseconds, nor the filling of the input's memory.
+
+Where noise was asked for (`add_noise`) it is drawn from start on in a stream beside, and added to the outputs where
+they lie, so that no activation without noise is ever copied back. `compute_s` has the adding in it, and what of the
+draw outlasts the runtime's work. Not yet run on a GPU.
 """
 
 import contextlib
-from typing import Any, Dict, Tuple, TypeVar
+from typing import Any, Dict, Optional, Tuple, TypeVar
 
 import numpy as np
 
+from ..noise_kernels.collection import NoiseCollection
 from .backends import BackendError, Runner
 from .cuda import LIBRARY, Device, Event, Stream, Tensor
+from .gpu_noise import GpuNoise
 
-Owned = TypeVar("Owned", Device, Stream, Event, Tensor)
+Owned = TypeVar("Owned", Device, Stream, Event, Tensor, GpuNoise)
 
 
 class GpuRunner(Runner):
@@ -23,6 +29,7 @@ class GpuRunner(Runner):
 
     def __init__(self, library: str = LIBRARY) -> None:
         self.compute_s = None  # type: Any
+        self._noise = None  # type: Optional[GpuNoise]
         self._held = contextlib.ExitStack()
         try:
             self.device = self._own(Device(library=library))
@@ -53,6 +60,26 @@ class GpuRunner(Runner):
         """Make room for an output."""
         self.results[name] = self._own(Tensor(self.device, shape, dtype))
 
+    def add_noise(self, collection: NoiseCollection, cache: Optional[str] = None) -> None:
+        """From now on add fresh noise of `collection` to the outputs, which must be the tensors of its cut.
+
+        `cache` is a folder for the compiled kernels. Raises BackendError.
+        """
+        shapes = {name: tensor.host.shape[1:] for name, tensor in self.results.items()}
+        batches = {tensor.host.shape[:1] for tensor in self.results.values()}
+        types = {tensor.host.dtype.name for tensor in self.results.values()}
+        if shapes != dict(collection.tensors) or len(batches) != 1 or types != {"float32"}:
+            raise BackendError(
+                "the noise is for {} in float32, and the sub-model gives {} in {}; learn noise for this cut".format(
+                    dict(collection.tensors), shapes, ", ".join(sorted(types))
+                )
+            )
+        self.device.activate()
+        self._beside, self._drawn = self._own(Stream(self.device)), self._own(Event(self.device))
+        self._order = [name for name, _ in collection.tensors]
+        batch = next(iter(self.results.values())).host.shape[0]
+        self._noise = self._own(GpuNoise(self.device, collection, batch, cache))
+
     def _enqueue(self) -> None:
         """Hand the runtime's work to the stream."""
         raise NotImplementedError
@@ -62,10 +89,18 @@ class GpuRunner(Runner):
         self.device.activate()
         stream = self.stream
         self._start.record(stream)
+        if self._noise is not None:
+            self._beside.wait(self._start)  # and so for the last run's end
+            self._noise.draw(self._beside.address)
+            self._drawn.record(self._beside)
         for tensor in self.inputs.values():
             tensor.to_device(stream)
         self._ready.record(stream)
         self._enqueue()
+        if self._noise is not None:
+            stream.wait(self._drawn)
+            for place, name in enumerate(self._order):
+                self._noise.add(stream.address, self.results[name].address, tensor=place)
         self._done.record(stream)
         for tensor in self.results.values():
             tensor.to_host(stream)
@@ -81,7 +116,7 @@ class GpuRunner(Runner):
 
     def close(self) -> None:
         """Give all memory back to the GPU."""
-        self.inputs, self.results = {}, {}
+        self.inputs, self.results, self._noise = {}, {}, None
         # A GPU on which work has failed refuses even this; what failed first is what the caller must hear of.
         with contextlib.suppress(BackendError):
             self.device.activate()

@@ -1,8 +1,8 @@
 """Running engines of TensorRT and TensorRT-RTX: from 8.2, which numbers its tensors, to those that name them (8.5 on).
 
-A time is what gpu_runner.py says. Layer times are the library's own, by its profiler, of a run apart from the timed
-ones; the library fuses layers and names the fused ones itself. Not yet run on a GPU; which calls it makes for which
-version is tested against a stand-in for the library.
+A time is what gpu_runner.py says; `add_noise` there puts the noise right behind the engine, in place. Layer times are
+the library's own, by its profiler, of a run apart from the timed ones; the library fuses layers and names the fused
+ones itself. Not yet run on a GPU; which calls it makes for which version is tested against a stand-in for the library.
 """
 
 import statistics

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ModelError, unknown
 from .spec import PixelFormat
+from .text import LENGTH, VOCABULARY
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ class Entry:
     `pixels` is None where the input is no image, `data` and `least_accuracy` where edgecut has nothing to train it on.
     Token ids (int64 inputs) are below `vocabulary`. `parameters` is the count that `published` gives, None where the
     sizes are edgecut's own choice.
+
+    The rest says how it is trained: with `items_seen` images or texts in all (None leaves it to `training`) at steps of
+    up to `rate`, and with every second image `mirrored` where left and right mean nothing.
     """
 
     title: str
@@ -39,6 +43,9 @@ class Entry:
     vocabulary: int | None = None
     parameters: int | None = None
     published: str | None = None
+    items_seen: int | None = None
+    rate: float = 4e-3
+    mirrored: bool = False
 
     def build(self) -> nn.Module:
         """The untrained network. Needs torch."""
@@ -92,6 +99,8 @@ CATALOGUE: dict[str, Entry] = {
         factory="small_cnns:CifarCNN",
         input_shape=(3, 32, 32),
         pixels=BYTES,
+        items_seen=400_000,
+        mirrored=True,
     ),
     "svhn_cnn": Entry(
         title="CNN for SVHN (Shredder's layers and cut, widths ours)",
@@ -106,10 +115,21 @@ CATALOGUE: dict[str, Entry] = {
     "text_cnn_20news": Entry(
         title="Text CNN for 20 Newsgroups (Shredder's layers and cut, sizes of a Keras example)",
         factory="text_cnn:TextCNN",
-        input_shape=(1000,),
+        input_shape=(LENGTH,),
         pixels=None,
         input_dtype="int64",
-        vocabulary=20_000,
+        vocabulary=VOCABULARY,
+        items_seen=34_000,
+        rate=3e-3,
+    ),
+    "vgg_faces": Entry(
+        title="Small CNN in VGG's pattern for faces of 64x64 and two classes (sizes ours)",
+        factory="vgg:VGGFaces",
+        input_shape=(3, 64, 64),
+        pixels=BYTES,
+        items_seen=56_000,
+        rate=1e-3,
+        mirrored=True,
     ),
     "resnet18": _imagenet(
         "ResNet-18 (He et al. 2015)", "resnet:resnet18", 11_689_512, "ResNet18_Weights.IMAGENET1K_V1"

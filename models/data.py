@@ -1,4 +1,4 @@
-"""Labelled images: real MNIST digits out of an installed package, or any .npz of the same four arrays.
+"""Labelled data: real MNIST digits out of an installed package, any .npz of the same four arrays, or texts.
 
 A `DataSet` holds the arrays as they came; `to_input` turns a slice into what a model takes. The test part is never
 seen by training or by learning the noise.
@@ -6,6 +6,7 @@ seen by training or by learning the noise.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,19 @@ import numpy.typing as npt
 from ..artefacts import digest, file_digest
 from ..errors import DataError, unknown
 from .spec import ModelSpec, PixelFormat
+from .text import SUFFIXES, read_texts
 
 Array = npt.NDArray[Any]
 FIELDS = ("x_train", "y_train", "x_test", "y_test")
+PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images [N, H, W], [N, H, W, channels] or model inputs [N, ...], labels int64 [N]; `digest` names the content."""
+    """Images [N, H, W], [N, H, W, channels] or model inputs [N, ...], labels int64 [N]; `digest` names the content.
+
+    Texts are model inputs: token ids [N, words].
+    """
 
     name: str
     digest: str
@@ -33,14 +39,55 @@ class DataSet:
     y_train: Array
     x_test: Array
     y_test: Array
+    private: PrivateLabels | None = None
 
 
-def load_data(source: str) -> DataSet:
-    """`mnist` or the path of an .npz with x_train, y_train, x_test, y_test. Raises DataError."""
+@dataclass(frozen=True)
+class PrivateLabels:
+    """What else the same items show and nobody shall learn: labels int64 [N] of a task called `name`."""
+
+    name: str
+    train: Array
+    test: Array
+
+
+def load_data(source: str, private: str | None = None) -> DataSet:
+    """`mnist`, the path of an .npz with x_train, y_train, x_test, y_test, or of a .jsonl of texts. Raises DataError.
+
+    `private` names further labels of the same items: an .npz has them as NAME_train and NAME_test.
+    """
+    data = _load(source)
+    return data if private is None else dataclasses.replace(data, private=_private(source, data, private))
+
+
+def _private(source: str, data: DataSet, name: str) -> PrivateLabels:
+    if not source.endswith(".npz"):
+        raise DataError(f"{source} has no private labels; give an .npz with {name}_train and {name}_test")
+    with np.load(source, allow_pickle=False) as file:
+        parts = {part: {f.removesuffix(f"_{part}") for f in file.files if f.endswith(f"_{part}")} for part in PARTS}
+        known = (parts["train"] & parts["test"]) - {"x", "y"}
+        if name not in known:
+            raise DataError(
+                unknown("private labels", name, known or {"none"}, f"; {source} needs {name}_train and {name}_test")
+            )
+        train, test = (file[f"{name}_{part}"] for part in PARTS)
+    for part, labels, items in (("train", train, data.x_train), ("test", test, data.x_test)):
+        if labels.shape != (len(items),) or not np.issubdtype(labels.dtype, np.integer) or int(labels.min()) < 0:
+            raise DataError(
+                f"{source}: {name}_{part} must be one non-negative integer for each of {len(items)} items, not "
+                f"{labels.dtype} {list(labels.shape)}"
+            )
+    return PrivateLabels(name, train.astype(np.int64), test.astype(np.int64))
+
+
+def _load(source: str) -> DataSet:
     if source in NAMED:
         return NAMED[source]()
+    if source.endswith(SUFFIXES):
+        arrays: dict[str, Any] = read_texts(source)
+        return DataSet(name=Path(source).name, digest=file_digest(source), **arrays)
     if not source.endswith(".npz"):
-        raise DataError(unknown("data set", source, NAMED, "; or give the path of an .npz file"))
+        raise DataError(unknown("data set", source, NAMED, "; or give the path of an .npz or .jsonl file"))
     return _from_npz(source)
 
 
@@ -52,7 +99,7 @@ def _from_npz(path: str) -> DataSet:
             missing = [field for field in FIELDS if field not in file.files]
             if missing:
                 raise DataError(f"{path} lacks {', '.join(missing)}; an .npz needs {', '.join(FIELDS)}")
-            arrays = {field: file[field] for field in FIELDS}
+            arrays: dict[str, Any] = {field: file[field] for field in FIELDS}
     except DataError:
         raise
     except Exception as error:  # zip, header and dtype faults are of many types
@@ -123,16 +170,29 @@ def scale_pixels(pixels: Array, pixel_format: PixelFormat) -> npt.NDArray[np.flo
     return pixels.astype(np.float32) * scale + offset
 
 
-def to_input(images: Array, spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """What a model takes, float32 [N, ...]: from uint8 images, or unchanged where it already has the input's shape.
+def to_input(values: Array, spec: ModelSpec) -> Array:
+    """What a model takes, [N, ...]: from uint8 images or whole numbers, or unchanged where it already is that.
 
-    Raises DataError for another shape or dtype, and for values that are not finite.
+    Raises DataError for another shape or dtype, for values that are not finite, and for token ids that are too large.
     """
-    if images.shape[1:] == spec.input.shape and images.dtype == np.float32:
-        if not np.isfinite(images).all():
+    fits, wanted = values.shape[1:] == spec.input.shape, np.dtype(spec.input.dtype)
+    if fits and values.dtype == wanted == np.float32:
+        if not np.isfinite(values).all():
             raise DataError("the input holds NaN or infinite values; the model takes finite numbers only")
-        return images
-    if images.dtype == np.uint8 and spec.pixels is not None:
-        return scale_pixels(as_pixels(images, spec.input.shape), spec.pixels)
-    wanted = f"{spec.input.dtype} {list(spec.input.shape)}" + (" or uint8 images" if spec.pixels else "")
-    raise DataError(f"an input of {images.dtype} {list(images.shape[1:])} does not fit the model, which takes {wanted}")
+        return values
+    if fits and wanted.kind == values.dtype.kind.replace("u", "i") == "i":
+        return _in_range(values, spec).astype(wanted)
+    if values.dtype == np.uint8 and spec.pixels is not None:
+        return scale_pixels(as_pixels(values, spec.input.shape), spec.pixels)
+    takes = f"{spec.input.dtype} {list(spec.input.shape)}" + (" or uint8 images" if spec.pixels else "")
+    raise DataError(f"an input of {values.dtype} {list(values.shape[1:])} does not fit the model, which takes {takes}")
+
+
+def _in_range(values: Array, spec: ModelSpec) -> Array:
+    limits, below = np.iinfo(spec.input.dtype), spec.input.below
+    least, most = (0 if below else limits.min), (below - 1 if below else limits.max)
+    if values.size and not (least <= int(values.min()) and int(values.max()) <= most):
+        raise DataError(
+            f"the input holds numbers from {values.min()} to {values.max()}, but the model takes {least} to {most}"
+        )
+    return values

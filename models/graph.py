@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from ..artefacts import first_fault
 from ..errors import ModelError
+from .folding import fold
 from .operations import COMPUTE, attribute, operation
 from .shapes import fix_dimensions, read_shapes
 from .spec import CutSpec, LayerSpec, ModelSpec, PixelFormat, TensorSpec
@@ -56,6 +57,7 @@ class ModelGraph:
         if sizes:
             fix_dimensions(proto, sizes, name)
         self.weights = take(proto, folder)
+        fold(proto, {*CONTROL_FLOW, *RANDOM})
         graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         constants = [node for node in graph.node if node.op_type == "Constant"]

@@ -26,7 +26,7 @@ from .spec import ModelSpec
 
 Progress = Callable[[int, int, str], None]
 MAX_MODEL_BYTES = 2 * 1024**3
-REVISION = 2
+REVISION = 3
 """Raised when training or exporting changes, so that an older cache is not taken for the new result."""
 FORMS = "; or give the path of an .onnx or .pt2 file, or package.module:factory"
 

@@ -34,6 +34,8 @@ class TextCNN(nn.Module):
         self.fc1 = nn.Linear(128, 128)
         self.fc2 = nn.Linear(128, 20)
         he_initialise(self)
+        # Small, as Keras draws them: what chance puts into a rare word's 100 values would be learned by heart.
+        nn.init.normal_(self.embedding.weight, std=0.05)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of the newsgroups."""

@@ -2,6 +2,7 @@
 
 The program's values have the ONNX names, so a cut is found by name; where the exporter folded something away, the cut
 exists in one of the two alone. Learning puts noise in front of a suffix, torch's backends time prefixes and suffixes.
+A suffix that no program has, of a foreign file or at such a cut, is made from the ONNX file itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import fx
 from ..artefacts import read_bytes
 from ..errors import ModelError
 from .exporting import refuse_pickles
+from .from_onnx import convert
 from .load import MAX_MODEL_BYTES, Model
 from .session import open_session
 from .spec import CutSpec
@@ -26,19 +28,28 @@ from .split import halves
 def suffix_of(model: Model, cut: CutSpec) -> fx.GraphModule:
     """The part of the model behind `cut`: takes the cut's tensors float32 [batch, ...], gives logits [batch, classes].
 
-    Parameters are frozen. Raises ModelError for a model without a torch twin, for one whose cut the twin does not
-    have, and where the twin and the ONNX file disagree.
+    Parameters are frozen. It comes from the torch twin where there is one that has the cut, else from the ONNX file.
+    Raises ModelError where that has an operator without a torch form, and where torch and ONNX Runtime disagree.
     """
-    if model.twin is None or not model.twin.is_file():
-        raise ModelError(
-            f"{model.spec.name} has no torch twin, so noise cannot be learned for it; give a network by name, or an "
-            ".onnx file that edgecut exported on this machine"
-        )
     _ = model.spec.output  # of several outputs none is the logits
-    names = [tensor.name for tensor in cut.tensors]
-    suffix = partition(load_twin(model.twin), names, None, model.spec.name)
-    _check(suffix, model, cut)
+    # A half, a session and a program take a large network's weights each, so none is kept beside the next.
+    feed = _random_feed(model, cut)
+    expected = _answer_of_half(model, cut, feed)
+    suffix = _from_twin(model, cut)
+    source = "torch twin"
+    if suffix is None:
+        suffix, source = convert(halves(model.graph, cut)[1], model.spec.name), "torch form"
+    _check(suffix, source, feed, expected, model, cut)
     return suffix
+
+
+def _from_twin(model: Model, cut: CutSpec) -> fx.GraphModule | None:
+    """None where there is no twin, or it has another form of what crosses at the cut."""
+    program = None if model.twin is None or not model.twin.is_file() else load_twin(model.twin)
+    names = [tensor.name for tensor in cut.tensors]
+    if program is None or not values_of(program).issuperset(names):
+        return None
+    return partition(program, names, None, model.spec.name)
 
 
 def load_twin(path: Path) -> Any:
@@ -134,15 +145,29 @@ def _flat(value: Any) -> list[Any]:
     return [leaf for part in value for leaf in _flat(part)] if isinstance(value, tuple | list) else [value]
 
 
-def _check(suffix: fx.GraphModule, model: Model, cut: CutSpec) -> None:
+def _answer_of_half(model: Model, cut: CutSpec, feed: dict[str, Any]) -> Any:
     session = open_session(halves(model.graph, cut)[1].SerializeToString())
+    return session.run(None, feed)[0]
+
+
+def _random_feed(model: Model, cut: CutSpec) -> dict[str, Any]:
     generator, batch = np.random.default_rng(0), model.spec.batch or 3
-    feed = {t.name: generator.standard_normal((batch, *t.shape)).astype(np.float32) for t in cut.tensors}
-    expected = session.run(None, feed)[0]
-    with torch.no_grad():
-        got = suffix(*[torch.from_numpy(feed[t.name]) for t in cut.tensors]).numpy()
-    difference = float(np.abs(got - expected).max())
+    return {t.name: generator.standard_normal((batch, *t.shape)).astype(np.float32) for t in cut.tensors}
+
+
+def _check(
+    suffix: fx.GraphModule, source: str, feed: dict[str, Any], expected: Any, model: Model, cut: CutSpec
+) -> None:
+    try:
+        with torch.no_grad():
+            got = suffix(*[torch.from_numpy(feed[t.name]) for t in cut.tensors]).numpy()
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ModelError(
+            f"the {source} of {model.spec.name} does not run after {cut.name}; choose another cut ({cause})"
+        ) from None
+    difference = float(np.abs(got - expected).max()) if got.shape == expected.shape else np.inf
     if not difference <= 1e-4 * max(1.0, float(np.abs(expected).max())):
         raise ModelError(
-            f"the torch twin of {model.spec.name} and its ONNX file differ by {difference:.3g} after {cut.name}"
+            f"the {source} of {model.spec.name} and its ONNX file differ by {difference:.3g} after {cut.name}"
         )

@@ -62,7 +62,7 @@ class NoiseCollection:
     no permutation, D < 1, n < 2, or the orders take more than 256 MB.
     """
 
-    __slots__ = ("_ranks", "cut", "loc", "model_digest", "orders", "scale", "tensors")
+    __slots__ = ("_prepared", "_ranks", "cut", "loc", "model_digest", "orders", "scale", "tensors")
 
     loc: np.ndarray
     scale: np.ndarray
@@ -71,6 +71,7 @@ class NoiseCollection:
     model_digest: str
     cut: str
     _ranks: Union[np.ndarray, None]
+    _prepared: Any  # the compiled sampler's tables of this collection (see `native`), or None before its first use
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class NoiseCollection:
         put(self, "model_digest", _text("model_digest", model_digest))
         put(self, "cut", _text("cut", cut))
         put(self, "_ranks", None)
+        put(self, "_prepared", None)
         self._check()
 
     def _check(self) -> None:

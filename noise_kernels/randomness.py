@@ -17,7 +17,7 @@ What E and M become is in `reference.sorted_laplace`.
 import os
 import struct
 import threading
-from typing import Any, NoReturn, Tuple
+from typing import Any, List, NoReturn, Tuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ __all__ = ["NoiseStream", "distribution_index", "request_blocks"]
 
 WORDS_PER_BLOCK = 16
 _NONCES_PER_KEY = 1 << 32
+_COUNTER = struct.Struct("<I")
 
 
 def request_blocks(n: int) -> int:
@@ -55,6 +56,14 @@ def _count_fork() -> None:
 _register_at_fork = getattr(os, "register_at_fork", None)
 if _register_at_fork is not None:
     _register_at_fork(after_in_child=_count_fork)
+
+
+def _nonces(first: int, count: int) -> bytes:
+    """`count` nonces, whose counters go on from `first`."""
+    fresh = os.urandom(8 * count)
+    if count == 1:
+        return _COUNTER.pack(first) + fresh
+    return b"".join(_COUNTER.pack(first + i) + fresh[8 * i : 8 * i + 8] for i in range(count))
 
 
 def _process() -> Tuple[int, int]:
@@ -95,14 +104,27 @@ class NoiseStream:
         operating system gives now: a virtual machine restored twice from one snapshot has the same key and counter both
         times, but its kernel re-seeds. After 2^32 nonces the counter would start over, so the key changes.
         """
+        return self.next_runs(1)[0]
+
+    def next_runs(self, count: int) -> List[Tuple[bytes, bytes]]:
+        """As `next` for `count` requests, by runs of one key: (key, the run's nonces, one after the other).
+
+        There is one run, but for the one call in which the key changes.
+        """
         secret = self._current()
+        runs: List[Tuple[bytes, bytes]] = []
         with secret.lock:
-            if secret.count == _NONCES_PER_KEY:
+            while secret.count + count > _NONCES_PER_KEY:
+                left = _NONCES_PER_KEY - secret.count
+                if left > 0:
+                    runs.append((secret.key, _nonces(secret.count, left)))
                 secret.key = os.urandom(32)
                 secret.count = 0
-            count = secret.count
-            secret.count += 1
-            return secret.key, struct.pack("<I", count) + os.urandom(8)
+                count -= left
+            key, first = secret.key, secret.count
+            secret.count += count
+        runs.append((key, _nonces(first, count)))
+        return runs
 
     def _current(self) -> _Secret:
         """This process's secret: a new one after a fork, where parent and child would give out the same nonces.

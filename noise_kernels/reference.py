@@ -15,7 +15,14 @@ from .chacha import chacha20_words
 from .collection import NoiseCollection
 from .randomness import distribution_index, request_blocks
 
-__all__ = ["laplace_from_uniform", "noise_by_sorting", "reference_noise", "sorted_laplace"]
+__all__ = [
+    "inverse_step",
+    "laplace_from_uniform",
+    "noise_by_sorting",
+    "reference_int8",
+    "reference_noise",
+    "sorted_laplace",
+]
 
 
 def laplace_from_uniform(u: np.ndarray) -> np.ndarray:
@@ -63,3 +70,24 @@ def reference_noise(collection: NoiseCollection, key: bytes, nonce: bytes) -> np
     samples = sorted_laplace(-np.log(uniforms), int(np.sum(words % 2)))
     # `samples` is sorted already, and sorting it again is what makes this the definition.
     return noise_by_sorting(samples, float(collection.loc[d]), float(collection.scale[d]), collection.orders[d])
+
+
+def inverse_step(step: float) -> np.float32:
+    """1 / step as every implementation multiplies by it. Raises ValueError unless it is positive and finite."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = np.float32(np.float64(1) / np.float64(step))
+    if not (0 < inverse < np.inf):
+        raise ValueError("a step of {!r} has no positive float32 as its inverse; give 1e-38 to 1e38".format(step))
+    return inverse
+
+
+def reference_int8(sums: np.ndarray, inverse_step: np.float32) -> np.ndarray:
+    """float32 activation + noise as int8, of the same shape: clamp(rint(sum * inverse_step), -128, 127).
+
+    The product is float32's; rint rounds half to even. Infinities saturate. NaN gives -128, as it does wherever a
+    maximum ignores NaN, so that all implementations agree; a NaN in an activation can only come from the model.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.asarray(sums, dtype=np.float32) * np.float32(inverse_step)
+    levels: np.ndarray = np.fmin(np.fmax(np.rint(scaled), np.float32(-128)), np.float32(127)).astype(np.int8)
+    return levels

@@ -1,50 +1,170 @@
-"""The noise of a request, drawn without sorting, in vectorised NumPy: what runs where no compiled sampler does.
+"""The noise of requests, drawn without sorting and added: the one interface that everything on a processor uses.
 
-The same words give the same noise as `reference.reference_noise`, to within 4e-6 * scale (plus float32's rounding of
-the result where |loc| is many times the scale).
+Two implementations give the same noise as `reference.reference_noise`, to within 4e-6 * scale (plus float32's rounding
+of the result where |loc| is many times the scale): the compiled one (`native`), and vectorised NumPy where there is
+none. Each function takes the first there is, or the one that `implementation` ("c" or "numpy") names.
 """
 
 from functools import lru_cache
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
+from . import native
 from .chacha import keystreams
 from .collection import NoiseCollection
 from .randomness import NoiseStream, distribution_index, request_blocks
+from .reference import inverse_step, reference_int8
 
-__all__ = ["sample", "sample_batch"]
+__all__ = ["IMPLEMENTATIONS", "add_noise", "add_noise_int8", "sample", "sample_batch"]
+
+IMPLEMENTATIONS = ("c", "numpy")
+_CHOICES = (None, "c", "numpy")
 
 # Random words drawn at a time for a batch: enough to share NumPy's overhead, few enough to stay in the cache.
 _WORDS_AT_ONCE = 1 << 17
 
+_FLOAT32 = np.dtype(np.float32)
 
-def sample(collection: NoiseCollection, key: bytes, nonce: bytes) -> np.ndarray:
+_Runs = List[Tuple[bytes, bytes]]
+
+
+def sample(collection: NoiseCollection, key: bytes, nonce: bytes, implementation: Optional[str] = None) -> np.ndarray:
     """The noise of one request, float32 [n], for the elements in the order that `collection.tensors` gives them.
 
     Use each (key, nonce) once, as `NoiseStream.next` gives them. Raises ValueError if they have the wrong length.
     """
-    out = np.empty(collection.n, dtype=np.float32)
-    _sample_rows(collection, [(key, nonce)], out[np.newaxis])
-    return out
+    if len(nonce) != 12:
+        raise ValueError("ChaCha20 got a nonce of {} bytes; give it 32 and 12".format(len(nonce)))
+    out = np.empty((1, collection.n), dtype=np.float32)
+    _serve(collection, [(key, nonce)], None, out, None, implementation)
+    noise: np.ndarray = out[0]
+    return noise
 
 
-def sample_batch(collection: NoiseCollection, stream: NoiseStream, batch: int) -> np.ndarray:
+def sample_batch(
+    collection: NoiseCollection, stream: NoiseStream, batch: int, implementation: Optional[str] = None
+) -> np.ndarray:
     """Noise for `batch` requests, float32 [batch, n]: every row has its own nonce, and so its own distribution.
 
     Raises ValueError if batch is below 1.
     """
     if batch < 1:
-        raise ValueError(f"noise is asked for a batch of {batch}; ask for at least 1")
+        raise ValueError("noise is asked for a batch of {}; ask for at least 1".format(batch))
     out = np.empty((batch, collection.n), dtype=np.float32)
-    rows = max(1, _WORDS_AT_ONCE // collection.n)
-    for start in range(0, batch, rows):
-        part = out[start : start + rows]
-        _sample_rows(collection, [stream.next() for _ in range(len(part))], part)
+    _serve(collection, stream.next_runs(batch), None, out, None, implementation)
     return out
 
 
-def _sample_rows(collection: NoiseCollection, seeds: List[Tuple[bytes, bytes]], out: np.ndarray) -> None:
+def add_noise(
+    collection: NoiseCollection,
+    stream: NoiseStream,
+    activation: np.ndarray,
+    out: Optional[np.ndarray] = None,
+    implementation: Optional[str] = None,
+) -> np.ndarray:
+    """Activations [batch, ...] of n elements each, with fresh noise of its own on every row, as float32.
+
+    out -- where to: float32 of the activation's shape, C-contiguous and aligned; may be the activation itself. A new
+    array otherwise. Raises ValueError where shapes do not fit, or `out` overlaps the activation without being it.
+    """
+    rows = _rows(collection, activation)
+    if out is None:
+        out = np.empty(rows.shape, dtype=np.float32)
+    elif not (isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == rows.shape and out.flags.carray):
+        raise ValueError("the noisy activation must go to a contiguous float32 array of shape {}".format(rows.shape))
+    elif np.may_share_memory(rows, out) and rows.ctypes.data != out.ctypes.data:
+        raise ValueError("the noisy activation may replace the activation or lie apart from it, but not overlap it")
+    _serve(collection, stream.next_runs(len(rows)), rows, out, None, implementation)
+    return out
+
+
+def add_noise_int8(
+    collection: NoiseCollection,
+    stream: NoiseStream,
+    activation: np.ndarray,
+    step: float,
+    implementation: Optional[str] = None,
+) -> np.ndarray:
+    """As `add_noise`, but in steps: int8 by `reference.reference_int8`, which says what NaN and infinities become.
+
+    Raises ValueError where shapes do not fit, or unless `step` and its inverse are positive and finite.
+    """
+    inverse = inverse_step(step)
+    rows = _rows(collection, activation)
+    out = np.empty(rows.shape, dtype=np.int8)
+    _serve(collection, stream.next_runs(len(rows)), rows, out, inverse, implementation)
+    return out
+
+
+def _rows(collection: NoiseCollection, activation: np.ndarray) -> np.ndarray:
+    """The activation as float32, C-contiguous, aligned and writable: itself if it is, or a copy."""
+    rows: np.ndarray = activation
+    if not (isinstance(rows, np.ndarray) and rows.dtype == _FLOAT32 and rows.flags.carray):
+        rows = np.require(activation, dtype=np.float32, requirements=["C", "A", "W"])
+    if rows.ndim < 2 or rows.size != len(rows) * collection.n or len(rows) < 1:
+        raise ValueError(
+            "the activation has shape {}; give [batch, ...] with {} elements a row".format(rows.shape, collection.n)
+        )
+    return rows
+
+
+def _serve(
+    collection: NoiseCollection,
+    runs: _Runs,
+    activation: Optional[np.ndarray],
+    out: np.ndarray,
+    inverse: Optional[np.float32],
+    implementation: Optional[str],
+) -> None:
+    """Fill `out`'s rows: noise alone, or (float32 or, with `inverse`, int8) activation + noise."""
+    if implementation not in _CHOICES:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError("{!r} is no implementation of the noise; known: {}".format(implementation, known))
+    compiled = None if implementation == "numpy" else native.load()
+    if compiled is None:
+        if implementation == "c":
+            raise ValueError(native.why_not())
+        _serve_numpy(collection, runs, activation, out, inverse)
+        return
+    scale = 0.0 if inverse is None else float(inverse)
+    if len(runs) == 1:  # all but once in 2^32 requests, and slicing takes time
+        compiled.fill(collection, runs[0][0], runs[0][1], activation, out, scale)
+        return
+    start = 0
+    for key, nonces in runs:
+        rows = slice(start, start + len(nonces) // 12)
+        compiled.fill(collection, key, nonces, None if activation is None else activation[rows], out[rows], scale)
+        start = rows.stop
+
+
+def _serve_numpy(
+    collection: NoiseCollection,
+    runs: _Runs,
+    activation: Optional[np.ndarray],
+    out: np.ndarray,
+    inverse: Optional[np.float32],
+) -> None:
+    n = collection.n
+    seeds = [(key, nonces[i : i + 12]) for key, nonces in runs for i in range(0, len(nonces), 12)]
+    targets = out.reshape(len(seeds), n)
+    given = None if activation is None else activation.reshape(len(seeds), n)
+    count = max(1, _WORDS_AT_ONCE // n)
+    for start in range(0, len(seeds), count):
+        part = slice(start, start + count)
+        if given is None:
+            _sample_rows(collection, seeds[part], targets[part])
+            continue
+        noise = np.empty(given[part].shape, dtype=np.float32)
+        _sample_rows(collection, seeds[part], noise)
+        if inverse is None:
+            np.add(given[part], noise, out=targets[part])
+        else:
+            np.add(given[part], noise, out=noise)
+            targets[part] = reference_int8(noise, inverse)
+
+
+def _sample_rows(collection: NoiseCollection, seeds: _Runs, out: np.ndarray) -> None:
     n = collection.n
     blocks = keystreams(seeds, request_blocks(n))
     for row, noise in zip(blocks, out):

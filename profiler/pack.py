@@ -17,6 +17,8 @@ from ..artefacts import writing
 
 NAME = "edgecut_edge.pyz"
 FOLDERS = ("agent", "noise_kernels")
+SUFFIXES = (".py", ".c", ".cu")
+"""The device's own compilers build the noise kernels."""
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = (1980, 1, 1, 0, 0, 0, 0, 1, -1)
 """The earliest time a zip archive can hold. It holds local time, so the seconds differ from zone to zone."""
@@ -34,7 +36,7 @@ def pack(target: Path) -> Path:
         (package / "__init__.py").write_text(PACKAGE)
         for folder in FOLDERS:
             (package / folder).mkdir()
-            for source in sorted((ROOT / folder).glob("*.py")):
+            for source in sorted(path for path in (ROOT / folder).iterdir() if path.suffix in SUFFIXES):
                 shutil.copyfile(source, package / folder / source.name)
         stamp_s = time.mktime(STAMP)
         for path in [*staged.rglob("*"), staged]:

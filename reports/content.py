@@ -44,6 +44,7 @@ class Measured(Record):
 
     latency: Spread
     edge_s: float
+    add_s: float
     noise_s: float
     wait_s: float
     uplink_bytes: float
@@ -153,8 +154,10 @@ class Report(Artefact):
     """All a report shows."""
 
     KIND = "report"
+    VERSION = 2
 
     headline: str
+    noise_cost: str
     warnings: tuple[str, ...]
     model: ModelSummary
     bundle_id: str

@@ -39,6 +39,7 @@ def summarise(measurement: Measurement, edge_profile: Profile, cloud_profile: Pr
             )
     return Report(
         headline=words.headline(measurement),
+        noise_cost=words.noise_cost(measurement),
         warnings=(*words.warnings(measurement), *_profile_warnings(measurement, edge_profile, cloud_profile)),
         model=ModelSummary(
             name=model.name,
@@ -120,6 +121,7 @@ def _measured(variant: Variant | None) -> Measured | None:
     return Measured(
         latency=Spread.of(variant.latency),
         edge_s=variant.edge_s,
+        add_s=variant.add_s,
         noise_s=variant.noise_s,
         wait_s=variant.wait_s,
         uplink_bytes=variant.uplink_bytes,

@@ -202,7 +202,8 @@ def measurement_table(measurement: Measurement) -> RenderableType:
     )
     banners = [Text(text, style="bold yellow") for text in words.warnings(measurement)]
     planned = words.modelled(measurement.plan)
-    notes = [words.headline(measurement), f"measured: this run; plan: {planned}; {words.WRONG}"]
+    notes = [words.headline(measurement), words.noise_cost(measurement)]
+    notes += [f"measured: this run; plan: {planned}; {words.WRONG}"]
     notes += _energy_notes(variants)
     return Group(*banners, table, "", *_lines(notes), accuracy_line(measurement.accuracy))
 

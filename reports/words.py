@@ -123,6 +123,18 @@ def headline(measurement: Measurement) -> str:
     return f"{opening}: {'; '.join(parts)}."
 
 
+def noise_cost(measurement: Measurement) -> str:
+    """One sentence: what making and adding the noise takes, how much of it is hidden, and beside the link's time."""
+    split = measurement.split
+    whole_s = split.add_s + split.noise_s
+    hidden = ", of which making it falls into the wait for the answer" if split.noise_s else ""
+    return (
+        f"Making and adding the noise takes {units.milliseconds([whole_s]).text(whole_s)} ms{hidden}: "
+        f"{units.percent(measurement.noise_share)} of the time that the link takes for the request and its answer "
+        "(measured times and bytes, the link's own rates)."
+    )
+
+
 def _level(measurement: Measurement, baseline: Variant) -> str:
     speedup = measurement.speedup(baseline)
     return f"{label(baseline)} ({_ms(baseline)} ms, speedup {units.ratio(speedup)}{', slower' if speedup < 1 else ''})"

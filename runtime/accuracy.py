@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artefacts import Record
+from ..models.spec import ModelSpec
 
 CHUNK = 250
+CHUNK_BYTES = 64 << 20
+"""Of a network's largest activation over all the items that go through it at once; a few such are alive together."""
 
 
 class Accuracy(Record):
@@ -78,10 +81,16 @@ class NoiseAccuracy(Record):
 Answer = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
-def count_correct(answer: Answer, inputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> int:
-    """How many of `answer(inputs)`'s largest logits are the labels; in pieces, to bound memory."""
+def chunk_of(spec: ModelSpec) -> int:
+    """Items to run through a model at once: its own batch where it has one, else as many as fit into CHUNK_BYTES."""
+    largest = max([spec.input.size_bytes, *(layer.output.size_bytes for layer in spec.layers)])
+    return spec.batch or max(1, min(CHUNK, CHUNK_BYTES // largest))
+
+
+def count_correct(answer: Answer, inputs: npt.NDArray[Any], labels: npt.NDArray[Any], chunk: int = CHUNK) -> int:
+    """How many of `answer(inputs)`'s largest logits are the labels; in pieces of `chunk`, to bound memory."""
     correct = 0
-    for start in range(0, len(inputs), CHUNK):
-        logits = answer(inputs[start : start + CHUNK])
-        correct += int((np.argmax(logits, axis=1) == labels[start : start + CHUNK]).sum())
+    for start in range(0, len(inputs), chunk):
+        logits = answer(inputs[start : start + chunk])
+        correct += int((np.argmax(logits, axis=1) == labels[start : start + chunk]).sum())
     return correct

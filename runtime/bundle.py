@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..artefacts import digest, file_digest, read_bytes
 from ..errors import ArtefactError, BundleError, DataError
@@ -25,7 +26,7 @@ from ..models.split import check_split, halves
 from ..partitioner.plan import Plan
 from ..profiler.environment import read_environment
 from ..profiler.profile import Profile
-from .accuracy import NoiseAccuracy, count_correct
+from .accuracy import NoiseAccuracy, chunk_of, count_correct
 from .manifest import (
     CLOUD,
     EDGE,
@@ -197,19 +198,25 @@ def _accuracy(
         return None, "no labelled data was given (--data)"
     try:
         unseen = load_data(source)
-        inputs = to_input(unseen.x_test, model.spec)
+        to_input(unseen.x_test[:1], model.spec)
     except DataError as error:
         if data is not None:
             raise
         return None, str(error)
     edge_session, cloud_session = open_session(edge), open_session(cloud)
     protector = Protector.load(noise, "the noise")
-    clean = count_correct(lambda x: noisy_answer(edge_session, cloud_session, None, x), inputs, unseen.y_test)
-    noisy = 0
+
+    def correct(added: Protector | None) -> int:
+        def answer(items: Any) -> Any:
+            return noisy_answer(edge_session, cloud_session, added, to_input(items, model.spec))
+
+        return count_correct(answer, unseen.x_test, unseen.y_test, chunk_of(model.spec))
+
+    clean, noisy = correct(None), 0
     for draw in range(DRAWS):
-        noisy += count_correct(lambda x: noisy_answer(edge_session, cloud_session, protector, x), inputs, unseen.y_test)
+        noisy += correct(protector)
         progress((draw + 1) / DRAWS)
-    return NoiseAccuracy.of(unseen.name, clean, noisy, len(inputs), DRAWS), ""
+    return NoiseAccuracy.of(unseen.name, clean, noisy, len(unseen.x_test), DRAWS), ""
 
 
 def _stored(side: Path) -> tuple[StoredFile, ...]:

@@ -1,17 +1,18 @@
 """The edge session: the edge partition, the noise, and one open channel to the cloud partition.
 
     infer(x):  [edge partition][add noise][send] ........ wait ........ [answer]
-                                                 [draw next noise]
+               [first noise]                     [draw next noise]
 
-The next request's noise is drawn while the current answer is on its way, so that it costs no time unless it takes
-longer than the wait. What leaves this process is the noisy activation and nothing else.
+Noise that takes long is drawn while the current answer is on its way, the first while the edge partition runs, so
+that it costs no time unless it takes longer; short noise is drawn as it is added, which is cheaper than a thread.
+What leaves this process is the noisy activation and nothing else.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -32,9 +33,13 @@ MAX_EDGE_BYTES = 2 * 1024**3
 
 
 class Trace(NamedTuple):
-    """Where one request's time went, in seconds; `noise_s` is spent within `wait_s`."""
+    """Where one request's time went, in seconds: `add_s` is spent within `edge_s`, `noise_s` within `wait_s`.
+
+    `noise_s` is 0 where the noise is drawn as it is added, and `add_s` is both.
+    """
 
     edge_s: float
+    add_s: float
     noise_s: float
     wait_s: float
     total_s: float
@@ -64,10 +69,11 @@ class EdgeSession:
         self.slowdown = slowdown
         self._session = open_session(read_bytes(folder / EDGE_MODEL, limit=MAX_EDGE_BYTES), threads)
         self._protector = _protector(folder, manifest)
+        self._protector.worth_ahead(1)  # the first draw looks for a compiled sampler, or even compiles one
         self._names = [tensor.name for tensor in manifest.cut]
         self._client = CloudClient(server, timeout_s)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="edgecut-noise")
-        self.trace = Trace(0.0, 0.0, 0.0, 0.0)
+        self.trace = Trace(0.0, 0.0, 0.0, 0.0, 0.0)
         try:
             self._client.check_model(manifest.model_name, manifest.cut, (manifest.answer,))
         except ServerError:
@@ -94,19 +100,29 @@ class EdgeSession:
         values, ServerError when the cloud does not answer.
         """
         inputs = check_input(x, self.manifest)
+        ahead = self._protector.worth_ahead(len(inputs))
         start = time.perf_counter()
-        noisy = self._protector.add(self._activations(inputs))
+        drawing = self._draw(inputs) if ahead and not self._protector.drawn(len(inputs)) else None
+        activations = self._activations(inputs)
+        if drawing is not None:
+            drawing.result()
+        adding = time.perf_counter()
+        noisy = self._protector.add(activations)
+        add_s = (time.perf_counter() - adding) * self.slowdown
         edge_s = hold(start, self.slowdown)
         sent = time.perf_counter()
-        # A thread of its own, because gRPC's blocking call is faster than its futures and waits without the GIL.
-        drawing = self._drawing.submit(self._draw_ahead, len(inputs))
+        drawing = self._draw(inputs) if ahead else None
         try:
             answer = self._client.infer(self.manifest.model_name, list(zip(self._names, noisy, strict=True)))
         finally:
-            noise_s = drawing.result()
+            noise_s = drawing.result() if drawing is not None else 0.0
         end = time.perf_counter()
-        self.trace = Trace(edge_s, noise_s, end - sent, end - start)
+        self.trace = Trace(edge_s, add_s, noise_s, end - sent, end - start)
         return _logits(answer, self.manifest, len(inputs))
+
+    def _draw(self, inputs: npt.NDArray[Any]) -> Future[float]:
+        """In a thread of its own, because gRPC's blocking call is faster than its futures and waits without the GIL."""
+        return self._drawing.submit(self._draw_ahead, len(inputs))
 
     def _draw_ahead(self, batch: int) -> float:
         start = time.perf_counter()

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Taken(Record):
     cpu_s: float
     wall_s: float
     edge_s: tuple[float, ...]
+    add_s: tuple[float, ...]
     noise_s: tuple[float, ...]
     wait_s: tuple[float, ...]
     wrong_answers: int
@@ -64,12 +65,21 @@ class Outcome(Record):
     error: str = ""
 
 
-class _Way:
-    """One way to run the model: `run(index)` gives the answer and (edge_s, noise_s, wait_s)."""
+class _Parts(NamedTuple):
+    """Where one request's time went, as in `edge.Trace`."""
 
-    def __init__(self, run: Callable[[int], tuple[Any, tuple[float, float, float]]], classes: np.ndarray[Any, Any]):
+    edge_s: float = 0.0
+    add_s: float = 0.0
+    noise_s: float = 0.0
+    wait_s: float = 0.0
+
+
+class _Way:
+    """One way to run the model: `run(index)` gives the answer and its parts."""
+
+    def __init__(self, run: Callable[[int], tuple[Any, _Parts]], classes: np.ndarray[Any, Any]):
         self.run, self.classes = run, classes
-        self.parts: list[tuple[float, float, float]] = []
+        self.parts: list[_Parts] = []
         self.wrong = 0
 
     def __call__(self) -> None:
@@ -88,10 +98,10 @@ def run(task: Task, progress: Callable[[float], None]) -> Outcome:
     source, answer = whole.get_inputs()[0].name, whole.get_outputs()[0].name
     classes = np.argmax(np.concatenate([whole.run(None, {source: x[None]})[0] for x in inputs]), axis=1)
 
-    def edge_only(index: int) -> tuple[Any, tuple[float, float, float]]:
+    def edge_only(index: int) -> tuple[Any, _Parts]:
         start = time.perf_counter()
         logits = whole.run(None, {source: inputs[index : index + 1]})[0]
-        return logits, (hold(start, task.slowdown), 0.0, 0.0)
+        return logits, _Parts(edge_s=hold(start, task.slowdown))
 
     with (
         EdgeSession(
@@ -104,15 +114,15 @@ def run(task: Task, progress: Callable[[float], None]) -> Outcome:
         CloudClient(task.whole_server, task.timeout_s) as client,
     ):
 
-        def split(index: int) -> tuple[Any, tuple[float, float, float]]:
+        def split(index: int) -> tuple[Any, _Parts]:
             logits = session.infer(inputs[index : index + 1])
-            return logits, session.trace[:3]
+            return logits, _Parts(*session.trace[:4])
 
-        def cloud_only(model: str, name: str, rows: Any) -> Callable[[int], tuple[Any, tuple[float, float, float]]]:
-            def one(index: int) -> tuple[Any, tuple[float, float, float]]:
+        def cloud_only(model: str, name: str, rows: Any) -> Callable[[int], tuple[Any, _Parts]]:
+            def one(index: int) -> tuple[Any, _Parts]:
                 start = time.perf_counter()
                 logits = client.infer(model, [(name, rows[index : index + 1])])[answer]
-                return logits, (0.0, 0.0, time.perf_counter() - start)
+                return logits, _Parts(wait_s=time.perf_counter() - start)
 
             return one
 
@@ -135,12 +145,13 @@ def _outcome(ways: dict[str, _Way], result: Result) -> Outcome:
     taken = {}
     for name, way in ways.items():
         samples = result.samples[name]
-        edge, noise, wait = (tuple(part) for part in zip(*way.parts, strict=True))
+        edge, add, noise, wait = (tuple(part) for part in zip(*way.parts, strict=True))
         taken[name] = Taken(
             rounds=tuple(tuple(block) for block in samples.rounds),
             cpu_s=samples.cpu_s,
             wall_s=samples.wall_s,
             edge_s=edge,
+            add_s=add,
             noise_s=noise,
             wait_s=wait,
             wrong_answers=way.wrong,

@@ -26,7 +26,7 @@ from ..agent import timing
 from ..artefacts import check_output, read_bytes
 from ..errors import ArtefactError, BundleError, DataError, DeviceError, EdgecutError, ServerError
 from ..models.catalogue import CATALOGUE
-from ..models.data import as_pixels, load_data, scale_pixels
+from ..models.data import as_pixels, load_data, scale_pixels, to_input
 from ..models.load import Model, load_model
 from ..models.session import MAX_THREADS
 from ..models.split import with_uint8_input
@@ -41,6 +41,7 @@ from .measurement import Measurement, Variant
 from .processes import child, cloud_server, last_words
 from .relay import LinkShape, relay_process
 from .repository import write_model
+from .tensors import datatype_of
 from .verify import Verified, verify
 from .wire import wire_bytes
 
@@ -129,36 +130,38 @@ def _plan(found: Verified, link: Link | str | os.PathLike[str] | None, slowdown:
 
 
 def _inputs(model: Model, data: str | None) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
-    """Unseen real inputs where data is at hand, else random ones: (pixels uint8 or None, float32), each [N, ...]."""
+    """Unseen real inputs where data is at hand, else random ones: (pixels uint8 or None, inputs), each [N, ...]."""
     spec = model.spec
     source = data or (CATALOGUE[spec.name].data if spec.name in CATALOGUE else None)
     generator = np.random.default_rng(0)
     if source is not None:
         try:
-            images = load_data(source).x_test
-            rows = generator.choice(len(images), min(INPUTS, len(images)), replace=False)
-            if images.dtype == np.uint8 and spec.pixels is not None:
-                pixels = as_pixels(images[rows], spec.input.shape)
-                return pixels, scale_pixels(pixels, spec.pixels)
-            if images.shape[1:] == spec.input.shape:
-                return None, images[rows].astype(np.float32)
+            items = load_data(source).x_test
+            items = items[generator.choice(len(items), min(INPUTS, len(items)), replace=False)]
+            if items.dtype == np.uint8 and spec.pixels is not None:
+                return as_pixels(items, spec.input.shape), to_input(items, spec)
+            return None, to_input(items, spec)
         except DataError:
             if data is not None:
                 raise
+    shape = (INPUTS, *spec.input.shape)
     if spec.pixels is not None:
-        pixels = generator.integers(0, 256, (INPUTS, *spec.input.shape), dtype=np.uint8)
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
         return pixels, scale_pixels(pixels, spec.pixels)
-    return None, generator.standard_normal((INPUTS, *spec.input.shape)).astype(np.float32)
+    if spec.input.dtype != "float32":
+        return None, generator.integers(0, spec.input.below or 2, shape).astype(spec.input.dtype)
+    return None, generator.standard_normal(shape).astype(np.float32)
 
 
 def _write_whole(root: Path, model: Model, uint8: bool) -> None:
     """The whole model, and where it can be its uint8 form, as a repository for the cloud-only baselines."""
     answer = [(model.spec.output.name, "TYPE_FP32", model.spec.output.shape)]
-    shape = model.spec.input.shape
-    write_model(root, WHOLE_MODEL, model.read(), [(model.spec.input.name, "TYPE_FP32", shape)], answer)
+    source = model.spec.input
+    taken = f"TYPE_{datatype_of(np.dtype(source.dtype))}"
+    write_model(root, WHOLE_MODEL, model.read(), [(source.name, taken, source.shape)], answer)
     if uint8:
         form = with_uint8_input(model.graph).SerializeToString()
-        write_model(root, WHOLE_UINT8_MODEL, form, [("pixels", "TYPE_UINT8", shape)], answer)
+        write_model(root, WHOLE_UINT8_MODEL, form, [("pixels", "TYPE_UINT8", source.shape)], answer)
 
 
 def _run(
@@ -245,13 +248,15 @@ def _variants(
             continue
         predicted = plan.chosen if name == SPLIT else plan.cost(name)
         samples = timing.Samples([list(block) for block in taken.rounds], taken.cpu_s, taken.wall_s)
-        edge_s, noise_s, wait_s = (timing.median(part) for part in (taken.edge_s, taken.noise_s, taken.wait_s))
+        parts = (taken.edge_s, taken.add_s, taken.noise_s, taken.wait_s)
+        edge_s, add_s, noise_s, wait_s = (timing.median(part) for part in parts)
         up, down = counted.get(name, (0.0, 0.0))
         yield Variant(
             name=f"split after {plan.choice}" if name == SPLIT else name,
             role=predicted.role,
             latency=Timing.of(samples, processors),
             edge_s=edge_s,
+            add_s=add_s,
             noise_s=noise_s,
             wait_s=wait_s,
             uplink_bytes=up,

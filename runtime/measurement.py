@@ -16,14 +16,16 @@ from .accuracy import NoiseAccuracy
 class Variant(Record):
     """One way to run the model. Parts are medians in seconds; `predicted` is the plan's row of the same name.
 
-    `edge_s`: the edge partition and adding the noise; `noise_s`: making the next noise, while waiting; `wait_s`:
-    from the request handed over to the answer in hand. Bytes are those the relay carried, per request.
+    `edge_s`: the edge partition and adding the noise, `add_s` of it the latter; `noise_s`: making the next noise,
+    while waiting, 0 where it is made as it is added; `wait_s`: from the request handed over to the answer in hand.
+    Bytes are those the relay carried, per request.
     """
 
     name: str
     role: Role
     latency: Timing
     edge_s: float
+    add_s: float
     noise_s: float
     wait_s: float
     uplink_bytes: float
@@ -37,6 +39,7 @@ class Measurement(Artefact):
     """All variants, measured in one run."""
 
     KIND = "measurement"
+    VERSION = 2
 
     bundle_id: str
     plan: Plan
@@ -56,6 +59,16 @@ class Measurement(Artefact):
     def split(self) -> Variant:
         """The split's row."""
         return next(variant for variant in self.variants if variant.role == "split")
+
+    @property
+    def noise_share(self) -> float:
+        """Making and adding the noise, all of it counted, over the time that the link takes to carry the split.
+
+        The Shredder paper gives the same ratio (section 6.2.1: 0.03 on average). Bytes measured, rates the link's.
+        """
+        split = self.split
+        sending_s = self.link.uplink_s(split.uplink_bytes) + self.link.downlink_s(split.downlink_bytes)
+        return (split.add_s + split.noise_s) / (self.link.rtt_s + sending_s)
 
     def speedup(self, baseline: Variant) -> float:
         """The baseline's median latency over the split's."""

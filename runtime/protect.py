@@ -1,12 +1,14 @@
 """Noise on an activation, as bundles, sessions and accuracy ask for it: draw for a batch, add, nothing more.
 
-Noise is drawn ahead, because it does not depend on the activation, and used once: what was drawn before a fork is
-never used in the child.
+Noise does not depend on the activation, so it can be drawn ahead, and is used once: what was drawn before a fork is
+never used in the child. Drawing ahead takes another thread, which costs more than it saves while the noise itself
+takes less than `WORTH_AHEAD_S`: then drawing and adding are one call.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ import numpy.typing as npt
 from ..errors import BundleError
 from ..noise_kernels.collection import CollectionError, NoiseCollection
 from ..noise_kernels.randomness import NoiseStream
-from ..noise_kernels.sampler import sample_batch
+from ..noise_kernels.sampler import add_noise, sample_batch
 
 Activations = list[npt.NDArray[np.float32]]
+WORTH_AHEAD_S = 1e-4
+"""What handing work to a thread and back can cost a request, rounded up."""
 
 
 class Protector:
@@ -28,6 +32,7 @@ class Protector:
         self._stream = NoiseStream()
         self._ahead: npt.NDArray[np.float32] | None = None
         self._ahead_pid = 0
+        self._row_s: float | None = None
 
     @classmethod
     def load(cls, data: bytes, where: str) -> Protector:
@@ -37,17 +42,31 @@ class Protector:
         except CollectionError as error:
             raise BundleError(str(error)) from None
 
+    def worth_ahead(self, batch: int) -> bool:
+        """Whether drawing for a batch takes so long that it should be done beside something else; timed once."""
+        if self._row_s is None:
+            for _ in range(2):  # the first also prepares
+                start = time.perf_counter()
+                sample_batch(self.collection, self._stream, 1)
+                self._row_s = time.perf_counter() - start
+        assert self._row_s is not None
+        return batch * self._row_s > WORTH_AHEAD_S
+
     def draw_ahead(self, batch: int) -> None:
         """Draw the noise for the next `add` of this batch size, unless it is there already."""
-        if not self._has(batch):
+        if not self.drawn(batch):
             self._ahead, self._ahead_pid = sample_batch(self.collection, self._stream, batch), os.getpid()
 
-    def _has(self, batch: int) -> bool:
+    def drawn(self, batch: int) -> bool:
+        """Whether noise for the next `add` of this batch size is there already."""
         return self._ahead is not None and len(self._ahead) == batch and self._ahead_pid == os.getpid()
 
     def add(self, activations: Activations) -> Activations:
         """Activations [batch, ...] of the cut's tensors, each with its share of fresh noise added, as new arrays."""
         batch = len(activations[0])
+        if len(activations) == 1 and not self.drawn(batch):
+            flat = activations[0].reshape(batch, -1)
+            return [add_noise(self.collection, self._stream, flat).reshape(activations[0].shape)]
         self.draw_ahead(batch)
         noise, self._ahead = self._ahead, None
         assert noise is not None

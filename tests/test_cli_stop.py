@@ -74,10 +74,10 @@ def files(tmp_path: Path, planned: Plan, learned: tuple[Learned, Path]) -> Path:
     return tmp_path
 
 
-def stopped(started: Started, left: list[str], number: signal.Signals = signal.SIGINT) -> None:
+def stopped(started: Started, left: list[str], number: signal.Signals = signal.SIGINT, told: str = "") -> None:
     code, out, err = started.interrupt(number)
     assert code == 130 and "Traceback" not in err and out == "", err
-    assert err.strip() == "edgecut: interrupted; nothing half-written was left behind"
+    assert err.strip() == f"{told}edgecut: interrupted; nothing half-written was left behind"
     assert sorted(path.name for path in started.folder.iterdir()) == left
 
 
@@ -91,9 +91,12 @@ def test_profile(files: Path) -> None:
 def test_learn(files: Path) -> None:
     (files / "n.npz").write_bytes(b"an older one")
     started = Started(files, "learn", "p.json", "--model", "lenet5", "-o", "n.npz", "--steps", "100000")
-    started.wait_for(started.busy(8.0))
-    stopped(started, ["n.npz", "p.json"])
+    work = files / "n.npz.partial"
+    started.wait_for(lambda: any(work.glob("*.npz")))
+    told = "what was learned so far is in n.npz.partial; run the same command again to go on\n"
+    stopped(started, ["n.npz", "n.npz.partial", "p.json"], told=told)
     assert (files / "n.npz").read_bytes() == b"an older one"
+    assert all(path.suffix in (".npz", ".json") or path.name == "lock" for path in work.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

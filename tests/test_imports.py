@@ -14,11 +14,12 @@ from edgecut.profiler.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"artefacts", "errors"}
-FRONT = {"cli", "cli_devices", "cli_options", "demo", "terminal", "__main__"}
+FRONT = {"cli", "cli_devices", "cli_learn", "cli_options", "demo", "terminal", "__main__"}
 VALUES = {
     "models.spec",
     "partitioner.link",
     "partitioner.plan",
+    "privacy.result",
     "profiler.diagnosis",
     "profiler.evaluation",
     "profiler.profile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -65,3 +66,41 @@ def test_the_installed_command_runs_from_the_wheel(wheel: Path, tmp_path: Path) 
 
 
 LIBRARIES = f"sys.path += {[part for part in sys.path if part.endswith('site-packages')]!r}; "
+
+
+NATIVE = (
+    "from edgecut.noise_kernels import native; print(native.load() and native.load().path); print(native.why_not())"
+)
+
+
+def built_and_asked(tree: Path, folder: Path, **environment: str) -> tuple[Path, list[str]]:
+    """A wheel built from a copy of the tree, and what a process says of the noise sampler that has it unpacked."""
+    copy = shutil.copytree(tree, folder / "edgecut", ignore=LEFT_OUT)
+    variables = {**os.environ, **environment}
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "-w", str(folder / "out"), str(copy)], check=True, capture_output=True, env=variables)
+    (made,) = (folder / "out").glob("*.whl")
+    with zipfile.ZipFile(made) as archive:
+        archive.extractall(folder / "there")
+    path = f"import sys; sys.path.insert(0, {str(folder / 'there')!r}); " + LIBRARIES
+    variables |= {"PATH": "/nowhere", "EDGECUT_CACHE": str(folder / "cache"), "EDGECUT_NATIVE": "1"}
+    ended = subprocess.run([sys.executable, "-S", "-c", path + NATIVE], capture_output=True, text=True, env=variables)
+    assert ended.returncode == 0, ended.stderr
+    return made, ended.stdout.splitlines()
+
+
+@pytest.mark.deep
+def test_the_wheel_has_the_compiled_noise_sampler_inside(tree: Path, tmp_path: Path) -> None:
+    """And it works where there is no compiler."""
+    made, (path, why_not) = built_and_asked(tree, tmp_path)
+    (library,) = (name for name in names(made) if name.endswith(".so"))
+    assert library.startswith("edgecut/noise_kernels/_noise.") and path == str(tmp_path / "there" / library)
+    assert why_not == "None"
+
+
+@pytest.mark.deep
+def test_without_a_compiler_the_wheel_does_without(tree: Path, tmp_path: Path) -> None:
+    made, (path, why_not) = built_and_asked(tree, tmp_path, CC="/nowhere/cc", PATH="/nowhere")
+    assert not [name for name in names(made) if name.endswith(".so")]
+    assert "edgecut/noise_kernels/noise.c" in names(made)
+    assert path == "None" and "there is no C compiler" in why_not

@@ -1,9 +1,11 @@
-"""On a real GPU: every backend gives what the processor gives, and its times can be."""
+"""On a real GPU: every backend gives what the processor gives, and its times can be; so does the noise."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecut.agent import cuda
 from edgecut.agent.backends import Settings, load_backend
+from edgecut.agent.gpu_noise import BLOCK_ELEMENTS, GpuNoise, source
+from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.randomness import NoiseStream
+from edgecut.noise_kernels.sampler import sample
 
 BACKENDS = ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"]
 SIZE = 512
@@ -87,3 +93,108 @@ def test_copies_take_longer_the_more_there_is() -> None:
     for held in (first, second, stream, device):
         held.close()
     assert seconds[1] > 10 * seconds[0] > 0
+
+
+class Foretold(NoiseStream):
+    """A stream that can be foretold; never for use."""
+
+    __slots__ = ("given",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[bytes, bytes]] = []
+
+    def next(self) -> tuple[bytes, bytes]:
+        self.given.append((bytes(range(32)), len(self.given).to_bytes(12, "little")))
+        return self.given[-1]
+
+
+def make(n: int, distributions: int = 5) -> NoiseCollection:
+    rng = np.random.default_rng([n, distributions])
+    orders = np.argsort(rng.random((distributions, n)), axis=1)
+    # Apart by far more than any noise, so that the distribution chosen can be told.
+    loc, scale = 1000.0 * np.arange(distributions), rng.uniform(0.5, 2, size=distributions)
+    return NoiseCollection(loc, scale, orders, [("x", (n,))], "sha256:" + "0" * 64, "x")
+
+
+def on_processor(folder: Path) -> Any:
+    """The same source built for the processor."""
+    path = Path(__file__).resolve().parents[1] / "noise_kernels" / "cuda" / "building.py"
+    spec = importlib.util.spec_from_file_location("building", path)
+    assert spec is not None and spec.loader is not None
+    building = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(building)
+    return building.Kernels(building.build(folder, source().decode()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", ["fused", "split"])
+@pytest.mark.parametrize(
+    ("n", "batch"),
+    [(2, 1), (120, 70), (480, 3), (9216, 2), (BLOCK_ELEMENTS, 1), (BLOCK_ELEMENTS + 1, 2), (70_000, 1), (401_408, 1)],
+)
+def test_noise(how: str, n: int, batch: int, tmp_path: Path) -> None:
+    """What NumPy draws, to within 4e-6 scale; bit for bit what the same source gives on the processor."""
+    if cuda.usable():
+        pytest.skip(f"no GPU: {cuda.usable()}")
+    collection, seeds = make(n), Foretold()
+    device = cuda.Device()
+    main, beside, drawn = cuda.Stream(device), cuda.Stream(device), cuda.Event(device)
+    noise = GpuNoise(device, collection, batch, str(tmp_path / "cache"), seeds)
+    tensor, levels = (cuda.Tensor(device, (batch, n), dtype) for dtype in (np.float32, np.int8))
+    tensor.host[...] = activation = np.random.default_rng(n).standard_normal((batch, n)).astype(np.float32)
+    results = []
+    for place, inverse_step in ((tensor, 0.0), (levels, 0.05)):
+        tensor.to_device(main)
+        if how == "fused":
+            noise.fused(main.address, tensor.address, place.address, inverse_step)
+        else:
+            noise.draw(beside.address)
+            drawn.record(beside)
+            main.wait(drawn)
+            noise.add(main.address, tensor.address, place.address, inverse_step)
+        place.to_host(main)
+        main.synchronise()
+        results.append(np.array(place.host))
+        tensor.host[...] = activation
+    for held in (noise, tensor, levels, drawn, beside, main, device):
+        held.close()
+    kernels = on_processor(tmp_path)
+    for result, pairs, inverse_step in (
+        (results[0], seeds.given[:batch], 0.0),
+        (results[1], seeds.given[batch:], 0.05),
+    ):
+        for start in range(0, batch, 64):
+            same = kernels.noise(
+                collection, pairs[start : start + 64], activation[start : start + 64], inverse_step, n > BLOCK_ELEMENTS
+            )[0]
+            assert np.array_equal(result[start : start + 64], same)
+    for row, pair in zip(results[0] - activation, seeds.given, strict=False):
+        expected = sample(collection, *pair)
+        # The distributions' centres are up to 4000, and float32 is no finer than 2.4e-4 there.
+        assert np.abs(row - expected).max() <= 4e-6 * collection.scale.max() + 1e-3
+
+
+@pytest.mark.gpu
+def test_noise_behind_a_backend(model: str, tmp_path: Path) -> None:
+    """Fresh for each request, and in the order of one of the distributions."""
+    if cuda.usable():
+        pytest.skip(f"no GPU: {cuda.usable()}")
+    backends = [load_backend(name) for name in BACKENDS]
+    usable = [backend for backend in backends if not backend.usable()]
+    if not usable:
+        pytest.skip("no GPU backend is installed")
+    rng = np.random.default_rng(0)
+    orders = np.argsort(rng.random((3, SIZE)), axis=1)
+    collection = NoiseCollection([0, 0, 0], [1, 1, 1], orders, [("y", (SIZE,))], "sha256:" + "0" * 64, "y")
+    for backend in usable:
+        runner = backend.open_runner(model, FEED, Settings(cache=str(tmp_path / "cache")))
+        try:
+            bare = runner.outputs()["y"]
+            runner.add_noise(collection, str(tmp_path / "cache"))
+            noise = [runner.outputs()["y"] - bare for _ in range(5)]
+        finally:
+            runner.close()
+        assert len({each.tobytes() for each in noise}) == 5
+        for each in noise:
+            assert max(np.diff(each[0][order]).min() for order in orders) >= -1e-4

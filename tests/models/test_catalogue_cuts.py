@@ -33,7 +33,7 @@ def test_an_embedding_is_the_input_still(every_cut: EveryCut) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("name", ["cifar10_cnn", "text_cnn_20news", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["cifar10_cnn", "text_cnn_20news", "vgg_faces", "squeezenet1_1"])
 def test_other_networks_at_every_cut(name: str, every_cut: EveryCut) -> None:
     assert every_cut(load_model(name).graph, batches=(2,))
 

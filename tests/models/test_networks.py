@@ -23,7 +23,9 @@ from edgecut.models.session import open_session
 from edgecut.models.training import train, untrained
 
 Shape = tuple[int, ...]
-QUICK = {"svhn_cnn", "text_cnn_20news", "transformer_encoder"}
+QUICK = {"svhn_cnn", "text_cnn_20news", "transformer_encoder", "vgg_faces"}
+CLASSES = {"text_cnn_20news": 20, "transformer_encoder": 20, "vgg_faces": 2}
+"""Where they are neither the ten digits or things nor ImageNet's thousand."""
 
 # Parameters and 10^9 multiply-adds by torchvision 0.28's model cards: "num_params" and "_ops" of, for example,
 # ResNet50_Weights.IMAGENET1K_V1.meta.
@@ -58,6 +60,12 @@ WORKED_OUT = {
     )
     + full(256, 10),
     "text_cnn_20news": 20_000 * 100 + conv(100, 128, 5) + 2 * conv(128, 128, 5) + full(128, 128) + full(128, 20),
+    "vgg_faces": sum(
+        conv(i, o, 9) for i, o in ((3, 16), (16, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 64), (64, 64))
+    )
+    + full(64 * 4 * 4, 128)
+    + full(128, 128)
+    + full(128, 2),
     "transformer_encoder": (20_000 + 128) * 128
     + 4 * (4 * full(128, 128) + full(128, 512) + full(512, 128) + 2 * 2 * 128)
     + full(128, 20),
@@ -125,7 +133,7 @@ def test_published_counts(name: str) -> None:
 def test_counts_worked_out(name: str) -> None:
     assert trace(name).parameters == WORKED_OUT[name]
     assert CATALOGUE[name].parameters is None
-    assert trace(name).logits == (1, 20 if CATALOGUE[name].vocabulary else 10)
+    assert trace(name).logits == (1, CLASSES.get(name, 10))
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -207,6 +215,7 @@ POINTS: dict[str, dict[str, Shape]] = {
         "inception5b": (1024, 7, 7),
     },
     "svhn_cnn": {"conv7": (256, 2, 2), "pool4": (256, 1, 1)},
+    "vgg_faces": {"conv1_2": (16, 64, 64), "pool1": (16, 32, 32), "pool3": (64, 8, 8), "pool4": (64, 4, 4)},
     "text_cnn_20news": {"conv1": (128, 996), "conv2": (128, 195), "conv3": (128, 35), "pool3": (128, 1)},
     "transformer_encoder": {"layers.0": (128, 128), "layers.3.fc1": (128, 512)},
 }

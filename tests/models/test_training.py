@@ -13,7 +13,7 @@ from edgecut.errors import DataError
 from edgecut.models import training
 from edgecut.models.catalogue import CATALOGUE, Entry
 from edgecut.models.data import DataSet
-from edgecut.models.training import train
+from edgecut.models.training import train, untrained
 
 
 def stripes(classes: int = 10, count: int = 200) -> DataSet:
@@ -64,6 +64,43 @@ def test_too_few_steps_are_refused_and_enough_learn(entry: Entry, monkeypatch: p
     monkeypatch.setattr(training, "IMAGES_SEEN", 64)
     with pytest.raises(DataError, match=r"reached only .*% on stripes's test part, where 80% is expected"):
         train(strict, shuffled, 0, lambda *_: None)
+
+
+def test_the_catalogue_says_for_how_long(entry: Entry) -> None:
+    for seen, steps in ((None, 60), (64 * 7, 7), (10**9, 40 * 200 // 64)):
+        told: list[int] = []
+        train(dataclasses.replace(entry, items_seen=seen), stripes(), 0, lambda done, *_, told=told: told.append(done))
+        assert told[-1] == steps
+
+
+def test_steps_are_as_large_as_the_catalogue_says(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam moves every weight by up to its rate a step, of which the cycle's mean is about half the largest."""
+    monkeypatch.setattr(training, "IMAGES_SEEN", 64 * 4)
+    before = weights(untrained(entry, 0))
+    moved = [
+        np.abs(weights(train(dataclasses.replace(entry, rate=rate), stripes(), 0, lambda *_: None)[0]) - before).max()
+        for rate in (4e-3, 1e-3)
+    ]
+    assert 4e-3 < float(moved[0]) < 4 * 4e-3
+    assert float(moved[0] / moved[1]) == pytest.approx(4, rel=0.3)
+
+
+def test_a_mirrored_set_is_learned_from_one_side(entry: Entry) -> None:
+    """The class is a bright column's distance from the nearer edge, always at the left: the right is never shown."""
+    y = np.arange(200) % 4
+    x = np.random.default_rng(0).integers(0, 60, (200, 28, 28), np.uint8)
+    for image, label in zip(x, y, strict=True):
+        image[:, 3 * label + 1 : 3 * label + 3] = 250
+    data = DataSet(name="columns", digest="", x_train=x, y_train=y, x_test=x[:60, :, ::-1].copy(), y_test=y[:60])
+    accuracies = [
+        train(dataclasses.replace(entry, mirrored=mirrored), data, 0, lambda *_: None)[1] for mirrored in (False, True)
+    ]
+    assert accuracies[0] < 0.6 < 0.9 < accuracies[1]
+
+
+def test_texts_are_shown_as_they_are() -> None:
+    tokens = torch.randint(1, 20_000, (8, 1000))
+    assert training._varied(CATALOGUE["text_cnn_20news"], tokens, torch.Generator()) is tokens
 
 
 def test_labels_and_images_that_do_not_fit(entry: Entry) -> None:

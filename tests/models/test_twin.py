@@ -20,7 +20,7 @@ from edgecut.models.spec import CutSpec
 
 ort = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
-from edgecut.models.twin import suffix_of  # noqa: E402 - needs torch
+from edgecut.models.twin import load_twin, partition, suffix_of  # noqa: E402 - needs torch
 
 
 def cloud_half(model: Model, cut: CutSpec) -> Any:
@@ -59,17 +59,19 @@ def test_the_network_is_frozen_and_the_input_is_not(lenet: Model) -> None:
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 
-def test_a_cut_that_the_twin_does_not_have(lenet: Model) -> None:
+def test_a_cut_that_neither_the_twin_nor_the_file_has(lenet: Model) -> None:
     cut = lenet.spec.cut("conv3")
     other = cut.model_copy(update={"tensors": (cut.tensors[0].model_copy(update={"name": "viw"}),)})
-    with pytest.raises(ModelError, match="torch twin of lenet5 has no value viw; choose another cut"):
+    with pytest.raises(ModelError, match="ONNX Runtime cannot load the model"):
         suffix_of(lenet, other)
+    assert lenet.twin is not None
+    with pytest.raises(ModelError, match="torch twin of lenet5 has no value viw; choose another cut"):
+        partition(load_twin(lenet.twin), ["viw"], None, "lenet5")
 
 
 @pytest.mark.parametrize("twin", [None, Path("nothing.pt2")])
 def test_a_model_without_a_twin(twin: Path | None, lenet: Model) -> None:
-    with pytest.raises(ModelError, match="lenet5 has no torch twin, so noise cannot be learned for it; give"):
-        suffix_of(dataclasses.replace(lenet, twin=twin), lenet.spec.cut("conv3"))
+    agrees(dataclasses.replace(lenet, twin=twin), lenet.spec.cut("conv3"), 3)
 
 
 def test_a_twin_of_other_weights_is_noticed(lenet: Model, residual: Any) -> None:

@@ -34,7 +34,6 @@ def test_a_sweep_makes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     made = sweep(None, None, budget_s=1e-9, pause_s=0.0, start=small, make_bench=make_bench)
     (chain,) = made.chains
     assert made.run_s > 0 and chain.rows and all(row.latency_s > 0 for row in chain.rows)
-    assert sum(row.latency_s for row in chain.rows) <= 1.5 * chain.whole_s
 
 
 def test_an_address_that_is_none() -> None:

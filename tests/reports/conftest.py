@@ -173,6 +173,7 @@ def make_variant(row: CutCost, median_s: float) -> Variant:
         role=row.role,
         latency=timing(median_s),
         edge_s=row.edge_s + row.add_s,
+        add_s=row.add_s,
         noise_s=row.noise_s,
         wait_s=max(0.0, median_s - row.edge_s - row.add_s),
         uplink_bytes=float(row.uplink_bytes),

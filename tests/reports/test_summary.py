@@ -10,7 +10,7 @@ import pytest
 from edgecut.errors import ArtefactError
 from edgecut.reports.content import Report
 from edgecut.reports.summary import summarise
-from edgecut.reports.words import headline
+from edgecut.reports.words import headline, noise_cost
 
 
 def test_numbers_equal_the_inputs(case: Any) -> None:
@@ -73,6 +73,15 @@ def test_headline_says_losses_first_and_ties_as_ties(case: Any) -> None:
         "edge-only (0.412 ms, 15.3 times as fast); within the error it is level with cloud-only uint8 (6.410 ms, "
         "speedup 1.01); it is 1.36 times as fast as cloud-only float32 (8.610 ms)."
     )
+
+
+def test_the_noise_has_its_sentence(case: Any) -> None:
+    split = case[0].split
+    text = noise_cost(case[0])
+    assert text.startswith("Making and adding the noise takes ") and "falls into the wait" in text
+    assert f"{100 * case[0].noise_share:.2f} % of the time that the link takes" in text
+    variants = tuple(v.model_copy(update={"noise_s": 0.0}) if v == split else v for v in case[0].variants)
+    assert "wait" not in noise_cost(case[0].model_copy(update={"variants": variants}))
 
 
 def test_headline_says_slower_of_a_tie_that_leans_to_the_baseline(make_case: Callable[..., Any]) -> None:

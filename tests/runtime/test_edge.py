@@ -215,13 +215,31 @@ def test_bundle_or_edge_side_and_its_id(side: str, bundle_folder: Path, server: 
     with EdgeSession(bundle_folder / side, server, expect_id=verify(bundle_folder / side).id) as session:
         assert session.infer(images(2)).shape == (2, 10)
         trace = session.trace
-        assert 0 < trace.edge_s < trace.total_s and trace.noise_s > 0 and trace.wait_s < trace.total_s
+        assert 0 < trace.add_s < trace.edge_s < trace.total_s and trace.wait_s < trace.total_s
     with pytest.raises(BundleError, match="was expected"):
         EdgeSession(bundle_folder / side, server, expect_id="sha256:" + "0" * 64)
 
 
-def test_a_slowdown_holds_the_edge_back(bundle_folder: Path, server: str) -> None:
+@pytest.mark.parametrize("ahead", [True, False])
+def test_noise_is_drawn_ahead_where_that_pays(
+    ahead: bool, bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ahead: the first beside the edge partition, each later one while the answer before it is awaited."""
+    with EdgeSession(bundle_folder, server) as session:
+        protector, drawn = session._protector, []
+        monkeypatch.setattr(protector, "worth_ahead", lambda batch: ahead)
+        draw_ahead = protector.draw_ahead
+        monkeypatch.setattr(protector, "draw_ahead", lambda batch: (drawn.append(batch), draw_ahead(batch)))
+        for count, batch in enumerate((2, 2, 2, 1), 1):
+            assert session.infer(images(batch)).shape == (batch, 10)
+            assert (session.trace.noise_s > 0) == protector.drawn(batch) == ahead
+            # Each `add` looks for what is there, too; in a thread it finds it.
+            assert len(drawn) >= count if ahead else not drawn
+
+
+def test_a_slowdown_holds_the_edge_back(bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with EdgeSession(bundle_folder, server, slowdown=200) as session:
+        monkeypatch.setattr(session._protector, "worth_ahead", lambda batch: True)
         session.infer(images(1))
         slow = session.trace
         session.slowdown = 1.0

@@ -78,9 +78,17 @@ def test_no_request_is_faster_than_its_link(measured: tuple[Measurement, Path]) 
         crossing = 0.0 if variant.role == "edge-only" else FAST.rtt_s + FAST.uplink_s(PAYLOAD[variant.name])
         assert min(variant.latency.samples_s) >= crossing
         assert variant.wait_s >= crossing and (variant.wait_s > 0) == (variant.role != "edge-only")
-        assert (variant.edge_s > 0) == (variant.role != "cloud-only") and (variant.noise_s > 0) == (
+        assert (variant.edge_s > 0) == (variant.role != "cloud-only") and (variant.add_s > 0) == (
             variant.role == "split"
         )
+        assert variant.add_s <= variant.edge_s and (variant.noise_s == 0 or variant.role == "split")
+
+
+def test_the_noise_is_weighed_against_the_link(measured: tuple[Measurement, Path]) -> None:
+    split = measured[0].split
+    carried_s = FAST.rtt_s + 8 * split.uplink_bytes / FAST.uplink_bps + 8 * split.downlink_bytes / FAST.downlink_bps
+    assert measured[0].noise_share == pytest.approx((split.add_s + split.noise_s) / carried_s)
+    assert measured[0].noise_share > 0
 
 
 def test_bytes_are_the_payload_and_a_little_framing(measured: tuple[Measurement, Path]) -> None:

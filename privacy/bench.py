@@ -1,0 +1,212 @@
+"""What every stage of learning shares: the frozen halves, the activations and labels, and how accuracy is counted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..models.data import DataSet
+from ..models.load import Model
+from ..models.spec import CutSpec
+from ..models.split import halves
+from ..models.twin import suffix_of
+from ..noise_kernels.collection import NoiseCollection
+from ..runtime.accuracy import NoiseAccuracy
+from ..runtime.bundle import DRAWS
+from .activations import CloudPart, EdgePart, Rows, deviation_of, keep_rows
+from .cloud import Cloud, cloud_of
+from .gates import Answer, Noise, count_right, gate_key, noise_from, replayed
+from .optimise import Aim, Task
+from .private import classes_of, train_private
+from .result import PrivateTask
+from .search import Trial
+from .settings import Settings
+from .stages import Stages
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+HELD_MOST = 5000
+"""A loss of 1.5 points on so many items is known to about half a point; more items would only take longer."""
+HELD_DRAWS = 4
+HELD_BYTES = 512 << 20
+TRAINING_SAMPLE = 5000
+
+
+class Bench:
+    """The frozen halves, the activations and the labels that every stage shares."""
+
+    def __init__(
+        self, model: Model, cut: CutSpec, data: DataSet, settings: Settings, stages: Stages, scratch: Path
+    ) -> None:
+        self.model, self.cut, self.data, self.settings, self.stages = model, cut, data, settings, stages
+        self.scratch = scratch
+        # One after the other, and the cloud's session not before a gate needs it: of a large network each takes several
+        # times the weights' size.
+        self.suffix = suffix_of(model, cut)
+        self.edge = EdgePart(model, halves(model.graph, cut)[0].SerializeToString(), cut)
+        self.cloud = cloud_of(self.suffix, cut)
+        self.private_cloud: Cloud | None = None
+        order = np.random.default_rng(settings.seed).permutation(len(data.x_train))
+        held = min(HELD_MOST, max(1, int(len(order) * settings.hold_out)))
+        self.held_items, self.items = np.sort(order[:held]), np.sort(order[held:])
+        stages.start("activations")
+        self.held = self._activations("held", data.x_train, self.held_items, None, HELD_BYTES)
+        self.deviation = deviation_of(self.held, cut, self.edge.chunk)
+
+    @functools.cached_property
+    def answer(self) -> CloudPart:
+        """The cloud partition as it is deployed."""
+        return CloudPart(halves(self.model.graph, self.cut)[1].SerializeToString(), self.cut)
+
+    def aim(self) -> Aim:
+        """What the descents need: the heads' results of the training items, and where the scale is steered."""
+        used, private = self.settings, self.data.private
+        labels = torch.from_numpy(self.data.y_train[self.items].astype(np.int64))
+        task = None
+        if private is None:
+            rows = self._activations("training", self.data.x_train, self.items, self.cloud)
+        else:
+            classes = classes_of(private)
+            raw = self._activations("raw", self.data.x_train, self.items, None)
+            self.stages.start("private")
+            told = private.train[self.items]
+            classifier = train_private(
+                self.suffix,
+                self.cut,
+                raw,
+                told,
+                classes,
+                used.seed,
+                lambda share, accuracy: self.stages.tell(
+                    f"training a classifier of '{private.name}', accuracy {accuracy:.1%}", share
+                ),
+            )
+            self.private_cloud = cloud_of(classifier, self.cut)
+            rows = self._heads("training", raw, self.cloud)
+            task = Task(self.private_cloud, self._heads("private", raw, self.private_cloud), torch.from_numpy(told))
+        public = Task(self.cloud, rows, labels)
+        wanted = None
+        if used.scale is None:
+            wanted = _clean_accuracy(public, self.edge.chunk) - used.max_accuracy_loss / 100
+        return Aim(used, public, task, self.deviation, wanted)
+
+    def _activations(
+        self, name: str, items: Array, chosen: Array, cloud: Cloud | None, memory_bytes: int | None = None
+    ) -> Rows:
+        """Activations of some items, or what a head makes of them."""
+
+        def make(rows: npt.NDArray[np.int64]) -> Floats:
+            flat = self.edge(items[chosen[rows]])
+            return flat if cloud is None or not cloud.hoisted else _head(cloud, torch.from_numpy(flat))
+
+        width = self.cut.elements if cloud is None else cloud.width
+        return self._keep(name, make, len(chosen), width, memory_bytes)
+
+    def _heads(self, name: str, raw: Rows, cloud: Cloud) -> Rows:
+        """What a head makes of activations that are there already."""
+        if not cloud.hoisted:
+            return raw
+        return self._keep(name, lambda rows: _head(cloud, raw.take(torch.from_numpy(rows))), raw.count, cloud.width)
+
+    def _keep(self, name: str, make: Any, count: int, width: int, memory_bytes: int | None = None) -> Rows:
+        def told(done: int, of: int) -> None:
+            self.stages.tell(f"activations of {of:,} items ({name})", done / of)
+
+        file = self.scratch / f"{name}.f32"
+        return keep_rows(make, count, width, file, self.edge.chunk, told, memory_bytes)
+
+    def trial(self, unit: NoiseCollection) -> Trial:
+        """The hold-out under noise of any scale."""
+        labels = self.data.y_train[self.held_items].astype(np.int64)
+        heads = self._heads("held-heads", self.held, self.cloud)
+        return Trial(self.cloud, heads, labels, unit, self._key("hold-out"), HELD_DRAWS, self.edge.chunk)
+
+    def on_hold_out(self, collection: NoiseCollection) -> NoiseAccuracy:
+        """Accuracy of sampled noise on the hold-out, through the halves that are deployed."""
+        self.stages.start("gates")
+        labels = self.data.y_train[self.held_items]
+        count = len(labels)
+        noise = noise_from(collection, self._key("hold-out"), count)
+        clean, noisy = (
+            self._right(self.held, (labels,), (self.answer,), *how)[0] for how in ((None, 1), (noise, HELD_DRAWS))
+        )
+        return NoiseAccuracy.of("hold-out", clean, noisy, count, HELD_DRAWS)
+
+    def on_unseen(
+        self, collection: NoiseCollection, tensors: Floats | None
+    ) -> tuple[NoiseAccuracy, NoiseAccuracy | None, PrivateTask | None]:
+        """Accuracy on the test part: of sampled noise, of the learned tensors replayed, and of the private task."""
+        self.stages.start("test")
+        data, count, private = self.data, len(self.data.x_test), self.data.private
+        rows = self._activations("unseen", data.x_test, np.arange(count), None, HELD_BYTES)
+        labels: tuple[Array, ...] = (data.y_test,)
+        answers: tuple[Answer, ...] = (self.answer,)
+        if private is not None and self.private_cloud is not None:
+            labels, answers = (data.y_test, private.test), (self.answer, _torch_answer(self.private_cloud))
+        clean = self._right(rows, labels, answers, None, 1)
+        noisy = self._right(rows, labels, answers, noise_from(collection, self._key("unseen"), count), DRAWS)
+        made = [NoiseAccuracy.of(data.name, c, n, count, DRAWS) for c, n in zip(clean, noisy, strict=True)]
+        replay = None
+        if tensors is not None:
+            again = self._right(rows, labels[:1], answers[:1], replayed(tensors, self._key("replay")), DRAWS)
+            replay = NoiseAccuracy.of(data.name, clean[0], again[0], count, DRAWS)
+        task = None
+        if private is not None:
+            share = float(np.bincount(private.test).max() / count)
+            task = PrivateTask(name=private.name, classes=classes_of(private), most_frequent=share, accuracy=made[1])
+        return made[0], replay, task
+
+    def _right(
+        self, rows: Rows, labels: tuple[Array, ...], answers: tuple[Answer, ...], noise: Noise | None, draws: int
+    ) -> list[int]:
+        def batches() -> Iterator[tuple[Floats, tuple[Array, ...]]]:
+            for first, flat in rows.chunks(self.edge.chunk):
+                self.stages.tell(f"accuracy on {rows.count:,} items", first / rows.count)
+                yield flat.numpy(), tuple(part[first : first + len(flat)] for part in labels)
+
+        return count_right(batches(), answers, noise, draws)
+
+    def _key(self, purpose: str) -> bytes:
+        return gate_key(self.settings.seed, purpose)
+
+    def collection(self, loc: Array, scale: Array, orders: Array) -> NoiseCollection:
+        """What is kept of what was learned."""
+        return NoiseCollection(
+            loc=loc.astype(np.float32),
+            scale=scale.astype(np.float32),
+            orders=orders,
+            tensors=[(tensor.name, tensor.shape) for tensor in self.cut.tensors],
+            model_digest=self.model.spec.digest,
+            cut=self.cut.name,
+        )
+
+
+def _head(cloud: Cloud, flat: torch.Tensor) -> Floats:
+    with torch.no_grad():
+        made: Floats = cloud.head(flat).numpy()
+    return made
+
+
+def _torch_answer(cloud: Cloud) -> Answer:
+    def answer(flat: Floats) -> Array:
+        with torch.no_grad():
+            logits: Array = cloud.logits(torch.from_numpy(flat)).numpy()
+        return logits
+
+    return answer
+
+
+def _clean_accuracy(task: Task, chunk: int) -> float:
+    """Without noise, on so many of the training items that it is known to a tenth of a point or two."""
+    count, right = min(TRAINING_SAMPLE, task.rows.count), 0
+    with torch.no_grad():
+        for start in range(0, count, chunk):
+            rows = torch.arange(start, min(start + chunk, count))
+            right += int((task.cloud.rest(task.rows.take(rows)).argmax(1) == task.labels[rows]).sum())
+    return right / count
