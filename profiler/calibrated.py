@@ -38,7 +38,7 @@ def calibrated_profile(
         pause_s=given.pause_s,
         notes=(
             f"predicted, not measured: from {len(given.layers) - 1} layers measured there at {given.measured_at}",
-            "noise: NumPy's time here, scaled by the processors' clocks",
+            "noise: the compiled sampler's time here, scaled by the processors' clocks",
             *whole.warnings,
         ),
         environment=given.environment or Environment(processor="unknown: the layers came as a table"),

@@ -1,8 +1,8 @@
 """A Profile of a device that is not at hand: every time modelled from the device's description, with its interval.
 
 The whole, the prefix and the suffix of every cut are predicted as sub-models of their own (`predict.py`); layer times
-are their shares. Noise is made by NumPy on the device's processor: its time here (benchmarks/results/noise_time.json)
-times the ratio of the clocks, which is rough and says so.
+are their shares. Noise is made by the compiled sampler on the device's processor: its time here, by its portable way
+(benchmarks/results/noise_time.json), times the ratio of the clocks, which is rough and says so.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .profile import CutProfile, Energy, Environment, LayerProfile, PowerModel, 
 
 DEFAULT_RUNTIMES = {"jetson": "tensorrt", "raspberry-pi": "onnxruntime-cpu", "gpu": "onnxruntime-cuda"}
 PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16"}
-NOISE_FIXED_S, NOISE_PER_VALUE_S = 7.7e-4, 6.5e-8
-ADD_FIXED_S, ADD_PER_VALUE_S = 5.6e-5, 1.8e-9
+NOISE_FIXED_S, NOISE_PER_VALUE_S = 1.86e-4, 9.7e-9
+ADD_FIXED_S, ADD_PER_VALUE_S = 5.1e-5, 1.5e-9
 NOISE_CLOCK_HZ = 2.0e9
 """One thread of the processor that benchmarks/results/noise_time.json names, and its clock."""
 CROSSING_SHARE = 0.25
@@ -174,7 +174,10 @@ def predicted_timing(seconds: float, low_s: float, high_s: float, utilisation: f
 
 
 def _notes(made: Prediction, spec: ModelSpec) -> tuple[str, ...]:
-    notes = [f"predicted, not measured: {made.source}", "noise: NumPy's time here, scaled by the processors' clocks"]
+    notes = [
+        f"predicted, not measured: {made.source}",
+        "noise: the compiled sampler's time here, scaled by the processors' clocks",
+    ]
     if made.recalled:
         notes.append(f"figures that nobody verified: {', '.join(made.recalled)}")
     if any(not cut.aligned for cut in spec.cuts):

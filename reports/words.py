@@ -124,12 +124,11 @@ def headline(measurement: Measurement) -> str:
 
 
 def noise_cost(measurement: Measurement) -> str:
-    """One sentence: what making and adding the noise takes, how much of it is hidden, and beside the link's time."""
+    """One sentence: what making and adding the noise takes, beside the time on the link."""
     split = measurement.split
-    whole_s = split.add_s + split.noise_s
-    hidden = ", of which making it falls into the wait for the answer" if split.noise_s else ""
+    made, added = (units.milliseconds([part]).text(part) for part in (split.noise_s, split.add_s))
     return (
-        f"Making and adding the noise takes {units.milliseconds([whole_s]).text(whole_s)} ms{hidden}: "
+        f"Making the noise takes {made} ms, while the answer is awaited, and adding it {added} ms: together "
         f"{units.percent(measurement.noise_share)} of the time that the link takes for the request and its answer "
         "(measured times and bytes, the link's own rates)."
     )

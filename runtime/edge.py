@@ -1,11 +1,11 @@
 """The edge session: the edge partition, the noise, and one open channel to the cloud partition.
 
     infer(x):  [edge partition][add noise][send] ........ wait ........ [answer]
-               [first noise]                     [draw next noise]
+               [draw noise]                      [draw next noise]
 
-Noise that takes long is drawn while the current answer is on its way, the first while the edge partition runs, so
-that it costs no time unless it takes longer; short noise is drawn as it is added, which is cheaper than a thread.
-What leaves this process is the noisy activation and nothing else.
+The next request's noise is drawn while the current answer is on its way, so that it costs no time unless it takes
+longer than the wait; where none is there, as for a batch of another size, it is drawn beside the edge partition. What
+leaves this process is the noisy activation and nothing else.
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ MAX_EDGE_BYTES = 2 * 1024**3
 
 
 class Trace(NamedTuple):
-    """Where one request's time went, in seconds: `add_s` is spent within `edge_s`, `noise_s` within `wait_s`.
-
-    `noise_s` is 0 where the noise is drawn as it is added, and `add_s` is both.
-    """
+    """Where one request's time went, in seconds: `add_s` is spent within `edge_s`, `noise_s` within `wait_s`."""
 
     edge_s: float
     add_s: float
@@ -69,7 +66,7 @@ class EdgeSession:
         self.slowdown = slowdown
         self._session = open_session(read_bytes(folder / EDGE_MODEL, limit=MAX_EDGE_BYTES), threads)
         self._protector = _protector(folder, manifest)
-        self._protector.worth_ahead(1)  # the first draw looks for a compiled sampler, or even compiles one
+        self._protector.draw_ahead(1)  # looks for a compiled sampler first, or even compiles one
         self._names = [tensor.name for tensor in manifest.cut]
         self._client = CloudClient(server, timeout_s)
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="edgecut-noise")
@@ -100,22 +97,21 @@ class EdgeSession:
         values, ServerError when the cloud does not answer.
         """
         inputs = check_input(x, self.manifest)
-        ahead = self._protector.worth_ahead(len(inputs))
         start = time.perf_counter()
-        drawing = self._draw(inputs) if ahead and not self._protector.drawn(len(inputs)) else None
+        first = None if self._protector.drawn(len(inputs)) else self._draw(inputs)
         activations = self._activations(inputs)
-        if drawing is not None:
-            drawing.result()
+        if first is not None:
+            first.result()
         adding = time.perf_counter()
         noisy = self._protector.add(activations)
         add_s = (time.perf_counter() - adding) * self.slowdown
         edge_s = hold(start, self.slowdown)
         sent = time.perf_counter()
-        drawing = self._draw(inputs) if ahead else None
+        drawing = self._draw(inputs)
         try:
             answer = self._client.infer(self.manifest.model_name, list(zip(self._names, noisy, strict=True)))
         finally:
-            noise_s = drawing.result() if drawing is not None else 0.0
+            noise_s = drawing.result()
         end = time.perf_counter()
         self.trace = Trace(edge_s, add_s, noise_s, end - sent, end - start)
         return _logits(answer, self.manifest, len(inputs))

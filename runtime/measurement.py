@@ -17,8 +17,8 @@ class Variant(Record):
     """One way to run the model. Parts are medians in seconds; `predicted` is the plan's row of the same name.
 
     `edge_s`: the edge partition and adding the noise, `add_s` of it the latter; `noise_s`: making the next noise,
-    while waiting, 0 where it is made as it is added; `wait_s`: from the request handed over to the answer in hand.
-    Bytes are those the relay carried, per request.
+    while waiting; `wait_s`: from the request handed over to the answer in hand. Bytes are those the relay carried, per
+    request.
     """
 
     name: str

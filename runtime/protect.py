@@ -1,14 +1,12 @@
 """Noise on an activation, as bundles, sessions and accuracy ask for it: draw for a batch, add, nothing more.
 
 Noise does not depend on the activation, so it can be drawn ahead, and is used once: what was drawn before a fork is
-never used in the child. Drawing ahead takes another thread, which costs more than it saves while the noise itself
-takes less than `WORTH_AHEAD_S`: then drawing and adding are one call.
+never used in the child. Where nothing was drawn ahead, drawing and adding are one call.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,6 @@ from ..noise_kernels.randomness import NoiseStream
 from ..noise_kernels.sampler import add_noise, sample_batch
 
 Activations = list[npt.NDArray[np.float32]]
-WORTH_AHEAD_S = 1e-4
-"""What handing work to a thread and back can cost a request, rounded up."""
 
 
 class Protector:
@@ -32,7 +28,6 @@ class Protector:
         self._stream = NoiseStream()
         self._ahead: npt.NDArray[np.float32] | None = None
         self._ahead_pid = 0
-        self._row_s: float | None = None
 
     @classmethod
     def load(cls, data: bytes, where: str) -> Protector:
@@ -41,16 +36,6 @@ class Protector:
             return cls(NoiseCollection.from_bytes(data, where))
         except CollectionError as error:
             raise BundleError(str(error)) from None
-
-    def worth_ahead(self, batch: int) -> bool:
-        """Whether drawing for a batch takes so long that it should be done beside something else; timed once."""
-        if self._row_s is None:
-            for _ in range(2):  # the first also prepares
-                start = time.perf_counter()
-                sample_batch(self.collection, self._stream, 1)
-                self._row_s = time.perf_counter() - start
-        assert self._row_s is not None
-        return batch * self._row_s > WORTH_AHEAD_S
 
     def draw_ahead(self, batch: int) -> None:
         """Draw the noise for the next `add` of this batch size, unless it is there already."""

@@ -220,26 +220,25 @@ def test_bundle_or_edge_side_and_its_id(side: str, bundle_folder: Path, server: 
         EdgeSession(bundle_folder / side, server, expect_id="sha256:" + "0" * 64)
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_noise_is_drawn_ahead_where_that_pays(
-    ahead: bool, bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ahead: the first beside the edge partition, each later one while the answer before it is awaited."""
+def test_noise_is_drawn_ahead(bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the answer before it is awaited; beside the edge partition where that was for another batch."""
     with EdgeSession(bundle_folder, server) as session:
         protector, drawn = session._protector, []
-        monkeypatch.setattr(protector, "worth_ahead", lambda batch: ahead)
         draw_ahead = protector.draw_ahead
         monkeypatch.setattr(protector, "draw_ahead", lambda batch: (drawn.append(batch), draw_ahead(batch)))
-        for count, batch in enumerate((2, 2, 2, 1), 1):
+        assert protector.drawn(1)
+        counts = []
+        for batch in (1, 1, 2, 2, 1):
             assert session.infer(images(batch)).shape == (batch, 10)
-            assert (session.trace.noise_s > 0) == protector.drawn(batch) == ahead
-            # Each `add` looks for what is there, too; in a thread it finds it.
-            assert len(drawn) >= count if ahead else not drawn
+            assert session.trace.noise_s > 0 and protector.drawn(batch)
+            counts.append(len(drawn))
+            drawn.clear()
+        # Once by adding, which finds it there, and once for the next request; once more where the batch is another.
+        assert counts == [2, 2, 3, 2, 3]
 
 
-def test_a_slowdown_holds_the_edge_back(bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slowdown_holds_the_edge_back(bundle_folder: Path, server: str) -> None:
     with EdgeSession(bundle_folder, server, slowdown=200) as session:
-        monkeypatch.setattr(session._protector, "worth_ahead", lambda batch: True)
         session.infer(images(1))
         slow = session.trace
         session.slowdown = 1.0
