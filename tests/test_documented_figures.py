@@ -42,3 +42,40 @@ def test_noise_of_predicted_devices() -> None:
         for name in ("fixed_s", "per_value_s"):
             constant = getattr(predicted, f"{what}_{name}".upper())
             assert abs(constant / found[what][name] - 1) < 0.05
+
+
+def test_learning() -> None:
+    text, found = (ROOT / "docs" / "noise.md").read_text(), result("learning_table")
+    assert found["command"].replace("python ", "") in text
+    for key, row in found["rows"].items():
+        learned, start = row["learned"], "| " + key.replace("/", " | ")
+        footprint = f"{learned['footprint_bytes'] / 1024:.2f}"
+        if row["trained"]:
+            without, (low, high) = learned["accuracy"]["without"], row["loss_interval_points"]
+            accuracy = f"{100 * without['correct'] / without['total']:.2f} %"
+            start += f" | {learned['elements']} | {accuracy} | {row['loss_points']:.2f} [{low:.2f}, {high:.2f}] | "
+            start += f"{learned['scale']:.2f} | "
+        line = next(line for line in text.splitlines() if line.startswith(start))
+        assert f"| {footprint} |" in line
+        if not row["trained"]:
+            assert line.count("unavailable") == 4
+
+
+def test_drawing_noise() -> None:
+    text, found = (ROOT / "docs" / "noise.md").read_text(), result("noise_cpu")
+    for n, row in found["sizes"].items():
+        medians = {name: values[1] for name, values in row["us"].items()}
+        fastest = min(medians["sort_numpy"], medians["sort_chacha"])
+        times = (medians["sort_laplace"], fastest, medians["numpy"], medians["c"], medians["floor"])
+        shown = [f"{time:,.0f}" if time >= 1000 else f"{time:#.3g}".rstrip(".") for time in times]
+        ratios = [f"{part / medians['c']:.1f}" for part in (medians["sort_laplace"], fastest)]
+        assert f"| {int(n):,} | {' | '.join([*shown, *ratios])} |" in text
+
+
+def test_registers() -> None:
+    text = (ROOT / "docs" / "noise.md").read_text()
+    kernels = [row for row in result("noise_cubins")["kernels"] if row["compiler"].startswith("NVRTC")]
+    assert not any(row["spilled_bytes"] or row["stack_bytes"] for row in kernels)
+    for row in kernels:
+        if row["kernel"] == "edgecut_noise_block":
+            assert f"| {row['target']} ({row['gpu']}) | {row['registers']} |" in text
