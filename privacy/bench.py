@@ -59,6 +59,10 @@ class Bench:
         self.held = self._activations("held", data.x_train, self.held_items, None, HELD_BYTES)
         self.deviation = deviation_of(self.held, cut, self.edge.chunk)
 
+    def release(self) -> None:
+        """Let go of what learning alone needs; of a large network it is as large as the session that judges."""
+        del self.suffix, self.cloud
+
     @functools.cached_property
     def answer(self) -> CloudPart:
         """The cloud partition as it is deployed."""

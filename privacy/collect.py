@@ -94,6 +94,7 @@ def _from_orders(bench: Bench, orders: npt.NDArray[np.int64], start: float) -> F
 
     if used.scale is not None:
         collection, tries = at(used.scale * bench.deviation), 1
+        bench.release()
         held = bench.on_hold_out(collection)
         if held.loss_points > used.max_accuracy_loss:
             raise EdgecutError(
@@ -102,16 +103,8 @@ def _from_orders(bench: Bench, orders: npt.NDArray[np.int64], start: float) -> F
                 "or choose a deeper cut"
             )
         return _found(bench, collection, held, tries)
-    bench.stages.start("search")
-    trial = bench.trial(at(1.0))
-    clean = trial.accuracy(0.0)
-
-    def loss_points(scale: float) -> float:
-        loss = 100 * (clean - trial.accuracy(scale * bench.deviation))
-        bench.stages.tell(f"searching, {loss:.2f} points lost at scale {scale:.3f}", 0.5)
-        return loss
-
-    scale, tries = largest_scale(loss_points, start, used.max_accuracy_loss)
+    scale, tries = _searched(bench, at(1.0), start)
+    bench.release()
     while True:
         collection = at(scale * bench.deviation)
         held = bench.on_hold_out(collection)
@@ -119,6 +112,20 @@ def _from_orders(bench: Bench, orders: npt.NDArray[np.int64], start: float) -> F
             return _found(bench, collection, held, tries)
         # The deployed halves round otherwise than torch, and an item or two may fall to the other side.
         scale, tries = scale / PRECISION, tries + 1
+
+
+def _searched(bench: Bench, unit: NoiseCollection, start: float) -> tuple[float, int]:
+    """The largest scale in deviations that loses no more than is allowed, and how many were tried."""
+    bench.stages.start("search")
+    trial = bench.trial(unit)
+    clean = trial.accuracy(0.0)
+
+    def loss_points(scale: float) -> float:
+        loss = 100 * (clean - trial.accuracy(scale * bench.deviation))
+        bench.stages.tell(f"searching, {loss:.2f} points lost at scale {scale:.3f}", 0.5)
+        return loss
+
+    return largest_scale(loss_points, start, bench.settings.max_accuracy_loss)
 
 
 def _from_values(bench: Bench, tensors: Floats) -> Found:
@@ -137,6 +144,7 @@ def _from_values(bench: Bench, tensors: Floats) -> Found:
         np.array([one.scale for one in fits]),
         np.stack([one.order for one in fits]),
     )
+    bench.release()
     held = bench.on_hold_out(collection)
     if held.loss_points > used.max_accuracy_loss:
         notes.append(
