@@ -14,7 +14,10 @@ Model = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="The whole model: what was profiled.")]
 Data = Annotated[
-    str | None, typer.Option("--data", help="mnist, or an .npz with x_train, y_train, x_test, y_test.", metavar="NAME")
+    str | None,
+    typer.Option(
+        "--data", help="mnist, an .npz with x_train, y_train, x_test, y_test, or a .jsonl of texts.", metavar="NAME"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of the runtime; by default all physical cores.")]

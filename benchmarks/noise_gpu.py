@@ -24,7 +24,7 @@ from edgecut.noise_kernels.randomness import NoiseStream
 from edgecut.noise_kernels.sampler import sample
 
 SIZES = (120, 480, 1176, 9216, 25088, 100352, 401408)
-BATCHES = (1, 16, 256)
+BATCHES = (1, 16, 64, 256)
 DISTRIBUTIONS = 20
 MOST_VALUES = 1 << 25
 IN_A_ROW, ROUNDS, WARM_UP = 20, 30, 3

@@ -124,13 +124,13 @@ def headline(measurement: Measurement) -> str:
 
 
 def noise_cost(measurement: Measurement) -> str:
-    """One sentence: what making and adding the noise takes, beside the time on the link."""
-    split = measurement.split
-    made, added = (units.milliseconds([part]).text(part) for part in (split.noise_s, split.add_s))
+    """One sentence: what the noise adds to a request, and all the work it makes, beside the time on the link."""
+    split, (added, worked) = measurement.split, measurement.noise_shares
+    made_ms, added_ms = (units.milliseconds([part]).text(part) for part in (split.noise_s, split.add_s))
     return (
-        f"Making the noise takes {made} ms, while the answer is awaited, and adding it {added} ms: together "
-        f"{units.percent(measurement.noise_share)} of the time that the link takes for the request and its answer "
-        "(measured times and bytes, the link's own rates)."
+        f"The noise adds {units.percent(added)} of the time that the link takes for the request and its answer: adding "
+        f"it takes {added_ms} ms, and making it {made_ms} ms while the answer is awaited; with all of that counted it "
+        f"is {units.percent(worked)} (measured times and bytes, the link's own rates)."
     )
 
 

@@ -61,14 +61,17 @@ class Measurement(Artefact):
         return next(variant for variant in self.variants if variant.role == "split")
 
     @property
-    def noise_share(self) -> float:
-        """Making and adding the noise, all of it counted, over the time that the link takes to carry the split.
+    def noise_shares(self) -> tuple[float, float]:
+        """What the noise adds to a request, and all the work it makes, over the time the link takes to carry the split.
 
-        The Shredder paper gives the same ratio (section 6.2.1: 0.03 on average). Bytes measured, rates the link's.
+        Making it adds nothing while it is done before the answer is there. The Shredder paper gives the second ratio
+        (section 6.2.1: 0.03 on average). Times and bytes are measured, rates and round trip the link's.
         """
         split = self.split
         sending_s = self.link.uplink_s(split.uplink_bytes) + self.link.downlink_s(split.downlink_bytes)
-        return (split.add_s + split.noise_s) / (self.link.rtt_s + sending_s)
+        added_s = split.add_s + max(0.0, split.noise_s - split.wait_s)
+        carried_s = self.link.rtt_s + sending_s
+        return added_s / carried_s, (split.add_s + split.noise_s) / carried_s
 
     def speedup(self, baseline: Variant) -> float:
         """The baseline's median latency over the split's."""

@@ -76,9 +76,9 @@ def test_headline_says_losses_first_and_ties_as_ties(case: Any) -> None:
 
 
 def test_the_noise_has_its_sentence(case: Any) -> None:
-    text = noise_cost(case[0])
-    assert text.startswith("Making the noise takes ") and "while the answer is awaited" in text
-    assert f"{100 * case[0].noise_share:.2f} % of the time that the link takes" in text
+    text, (added, worked) = noise_cost(case[0]), case[0].noise_shares
+    assert text.startswith(f"The noise adds {100 * added:.2f} % of the time that the link takes")
+    assert "while the answer is awaited" in text and f"it is {100 * worked:.2f} % (measured" in text
 
 
 def test_headline_says_slower_of_a_tie_that_leans_to_the_baseline(make_case: Callable[..., Any]) -> None:

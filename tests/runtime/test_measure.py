@@ -85,10 +85,14 @@ def test_no_request_is_faster_than_its_link(measured: tuple[Measurement, Path]) 
 
 
 def test_the_noise_is_weighed_against_the_link(measured: tuple[Measurement, Path]) -> None:
-    split = measured[0].split
+    made, split = measured[0], measured[0].split
     carried_s = FAST.rtt_s + 8 * split.uplink_bytes / FAST.uplink_bps + 8 * split.downlink_bytes / FAST.downlink_bps
-    assert measured[0].noise_share == pytest.approx((split.add_s + split.noise_s) / carried_s)
-    assert measured[0].noise_share > 0
+    for noise_s, waited_for_s in ((0.5 * split.wait_s, 0.0), (split.wait_s + 0.25, 0.25)):
+        taken = split.model_copy(update={"noise_s": noise_s})
+        others = tuple(variant for variant in made.variants if variant != split)
+        added, worked = made.model_copy(update={"variants": (taken, *others)}).noise_shares
+        assert added == pytest.approx((split.add_s + waited_for_s) / carried_s)
+        assert worked == pytest.approx((split.add_s + noise_s) / carried_s)
 
 
 def test_bytes_are_the_payload_and_a_little_framing(measured: tuple[Measurement, Path]) -> None:
