@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Bench:
     def release(self) -> None:
         """Let go of what learning alone needs; of a large network it is as large as the session that judges."""
         del self.suffix, self.cloud
+        gc.collect()  # torch's graphs refer to themselves
 
     @functools.cached_property
     def answer(self) -> CloudPart:
