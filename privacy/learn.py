@@ -3,8 +3,8 @@
 The network is frozen, so the edge activations are computed once; the noise is learned by one of two recipes
 (`settings`). A part of the training data is held out: it decides whether SAMPLED noise, which is what is deployed, is
 accurate enough, and how large the noise may be. A network's own training images are memorised, so that what is lost
-on them differs from what is lost on unseen ones: for LeNet-5 on MNIST 1.5 points here were 1.2 to 1.6 there
-(benchmarks/learning_time.py, and other seeds). Both are reported with their intervals, and nothing is chosen on
+on them differs from what is lost on unseen ones: for LeNet-5 on MNIST 1.5 points here were 1.2 there
+(benchmarks/learning_table.py). Both are reported with their intervals, and nothing is chosen on
 unseen data.
 
 With one seed, on one machine and with the same versions, the collection is the same to the last bit, interrupted or

@@ -72,6 +72,13 @@ def test_drawing_noise() -> None:
         assert f"| {int(n):,} | {' | '.join([*shown, *ratios])} |" in text
 
 
+def test_what_noise_adds_to_a_request() -> None:
+    text, found = (ROOT / "docs" / "noise.md").read_text(), result("noise_share")
+    assert found["command"] in text
+    assert f"adding takes {found['add_s'] * 1e3:.3f} ms, {100 * found['added_share']:.1f} %" in text
+    assert f"it is {100 * found['worked_share']:.1f} %" in text
+
+
 def test_registers() -> None:
     text = (ROOT / "docs" / "noise.md").read_text()
     kernels = [row for row in result("noise_cubins")["kernels"] if row["compiler"].startswith("NVRTC")]
