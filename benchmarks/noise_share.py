@@ -1,4 +1,4 @@
-"""What the noise adds to a request, beside the time on the link: the demo's case, LeNet-5 over wifi, edge slowed by two.
+"""What the noise adds to a request, beside the time on the link: LeNet-5 over wifi, the edge slowed by two.
 
 Medians in seconds of one measurement through real processes and an emulated link. `added_share` is what a request waits
 for, `worked_share` all the work, over the link's time for the request and its answer (`Measurement.noise_shares`).
