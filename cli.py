@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_devices, cli_learn
+from . import cli_bundle, cli_devices, cli_learn, cli_run, cli_serve
 from .cli_options import Data, Json, ModelOption, show
 from .errors import EdgecutError
 from .terminal import Bar, say
@@ -95,91 +95,8 @@ def plan(
 app.registered_commands.extend(cli_learn.app.registered_commands)
 
 
-@app.command()
-def bundle(
-    plan: Annotated[Path, typer.Argument(help="The plan to deploy.")],
-    model: ModelOption,
-    noise: Annotated[Path, typer.Option(help="The noise collection learned at its cut.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
-    edge_profile: Annotated[Path | None, typer.Option(help="The edge profile to keep with it.")] = None,
-    cloud_profile: Annotated[Path | None, typer.Option(help="The cloud profile to keep with it.")] = None,
-    data: Data = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
-    json: Json = False,
-) -> None:
-    """Write what is deployed: a private edge side, and a cloud side that knows nothing of the noise."""
-    from .reports.terminal import accuracy_line
-    from .runtime.bundle import bundle as run
-    from .runtime.manifest import Manifest
-
-    if (edge_profile is None) != (cloud_profile is None):
-        raise EdgecutError("give both --edge-profile and --cloud-profile, or neither")
-    profiles = [path for path in (edge_profile, cloud_profile) if path is not None]
-    with Bar() as bar:
-        made = run(
-            plan,
-            model=model,
-            noise=noise,
-            output=output,
-            profiles=profiles,
-            data=data,
-            overwrite=overwrite,
-            progress=bar,
-        )
-    if isinstance(made.manifest, Manifest):
-        show(made.manifest, lambda m: accuracy_line(m.accuracy) if m.accuracy else m.accuracy_missing, json)
-    say(f"wrote {made.folder}: {made.files} files, {made.size_bytes / 1024:.0f} KB, id {made.id}")
-
-
-@app.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="A bundle, or one of its sides.")],
-    expect_id: Annotated[str | None, typer.Option(help="The id it must have (sha256:...).")] = None,
-) -> None:
-    """Check every file of a bundle, or of one side, against its manifest."""
-    from .runtime.verify import verify as run
-
-    found = run(folder, expect_id=expect_id)
-    print(f"{folder} is intact: {found.files} files, {found.size_bytes / 1024:.0f} KB, id {found.id}")
-
-
-@app.command()
-def serve(
-    folder: Annotated[Path, typer.Argument(help="A bundle's cloud side, or a model repository.")],
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port, 0 for any free one.")] = 8001,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one inference.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Requests worked on at the same time.")] = 8,
-    expect_id: Annotated[str | None, typer.Option(help="The id the folder must have.")] = None,
-) -> None:
-    """Serve the cloud side over the Open Inference Protocol (gRPC) until Ctrl-C."""
-    from .runtime.serve import serve as run
-
-    run(folder, host=host, port=port, threads=threads, workers=workers, expect_id=expect_id)
-
-
-@app.command()
-def infer(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, or its edge side.")],
-    inputs: Annotated[Path, typer.Argument(help="An .npy file: model inputs, or uint8 images.")],
-    server: Annotated[str, typer.Option(help="HOST:PORT of the cloud side.")],
-    timeout_s: Annotated[float, typer.Option(help="Give up on an answer after this long.")] = 10.0,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the logits to this .npy file.")] = None,
-    expect_id: Annotated[str | None, typer.Option(help="The id the bundle must have.")] = None,
-    json: Json = False,
-) -> None:
-    """Run inputs through the edge side, the noise and a server; print the classes."""
-    from json import dumps
-
-    from .runtime.infer import infer as run
-
-    logits = run(bundle, server, inputs, timeout_s=timeout_s, expect_id=expect_id, output=output)
-    if json:
-        print(dumps({"classes": logits.argmax(1).tolist(), "logits": logits.tolist()}))
-    else:
-        print("\n".join(str(label) for label in logits.argmax(1)))
-    if output is not None:
-        say(f"wrote {output}")
+for more in (cli_bundle, cli_serve, cli_run):
+    app.registered_commands.extend(more.app.registered_commands)
 
 
 @app.command()

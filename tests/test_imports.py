@@ -14,7 +14,18 @@ from edgecut.profiler.profile import Profile
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = {"artefacts", "errors"}
-FRONT = {"cli", "cli_devices", "cli_learn", "cli_options", "demo", "terminal", "__main__"}
+FRONT = {
+    "cli",
+    "cli_bundle",
+    "cli_devices",
+    "cli_learn",
+    "cli_options",
+    "cli_run",
+    "cli_serve",
+    "demo",
+    "terminal",
+    "__main__",
+}
 VALUES = {
     "models.spec",
     "partitioner.link",
