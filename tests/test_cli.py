@@ -113,7 +113,9 @@ def test_what_the_commands_say_fits_what_they_wrote(walked: tuple[Path, dict[str
     assert not np.array_equal(logits, np.array(again["logits"], np.float32)), "two requests had the same noise"
 
 
-@pytest.mark.parametrize("columns", [20, 80, 120])
+@pytest.mark.parametrize(
+    "columns", [pytest.param(20, marks=pytest.mark.deep), 80, pytest.param(120, marks=pytest.mark.deep)]
+)
 def test_tables_and_help_fit_any_terminal(columns: int, walked: tuple[Path, dict[str, str]]) -> None:
     folder = walked[0]
     printed = good("plan", "edge.json", "cloud.json", cwd=folder, columns=columns)

@@ -99,7 +99,7 @@ def test_learn(files: Path) -> None:
     assert all(path.suffix in (".npz", ".json") or path.name == "lock" for path in work.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.deep)])
 def test_measure(number: signal.Signals, files: Path, bundle_folder: Path) -> None:
     started = Started(files, "measure", str(bundle_folder), "--model", "lenet5", "-o", "m.json", "--max-seconds", "60")
     # Two servers, the relay and the edge worker.

@@ -97,6 +97,7 @@ def test_alpha_falls_tenfold_and_pushes_outward(linear: Any) -> None:
     assert alphas == pytest.approx([0.5] * 3 + [0.05] * 3 + [0.005])
 
 
+@pytest.mark.deep
 def test_the_private_term_works_against_the_private_task(linear: Any) -> None:
     """With nothing else in the loss, what is learned makes the private labels worse, where chance leaves them."""
 
@@ -140,6 +141,7 @@ def test_one_cycle_rises_and_falls() -> None:
     assert rates[0] == pytest.approx(0.02 / 25) and rates[-1] < 0.02 / 500
 
 
+@pytest.mark.deep
 def test_the_scale_is_steered_to_the_wanted_accuracy(linear: Any) -> None:
     settings = dataclasses.replace(SAMPLED, scale=None, steps=600, batch=40)
     found = {}

@@ -59,7 +59,8 @@ def whole(plan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return output.read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.deep)])
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_gone_on_with(number: signal.Signals, plan_file: Path, whole: bytes, tmp_path: Path) -> None:
     output = tmp_path / "x.npz"
     folder = Path(f"{output}.partial")
