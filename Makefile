@@ -21,7 +21,7 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 
 # Every part that can be installed on a machine without a GPU.
 $(VENV)/all.stamp: $(VENV)/dev.stamp
-	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy,rtx,cuda-build]'
+	$(PIP) install -q -c constraints.txt -e '.[demo,dev,calibrate,energy,ray,rtx,cuda-build]'
 	touch $@
 
 demo: $(VENV)/demo.stamp

@@ -109,6 +109,9 @@ def measure(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each side.")] = 1,
     data: Data = None,
     max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 30.0,
+    real_link: Annotated[
+        bool, typer.Option("--real-link", help="Kernel TCP through two network namespaces; root, or user namespaces.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure the split and its baselines end to end, through real processes and an emulated link."""
@@ -124,6 +127,7 @@ def measure(
             threads=threads,
             data=data,
             max_seconds=max_seconds,
+            real_link=real_link,
             output=output,
             progress=bar,
         )

@@ -1,4 +1,4 @@
-"""The commands that write and check what is deployed: `edgecut bundle` and `edgecut verify`."""
+"""The commands that write, check and ship what is deployed: `edgecut bundle`, `verify`, `pack` and `unpack`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .errors import EdgecutError
 from .terminal import Bar, say
 
 app = typer.Typer()
+ExpectId = Annotated[str | None, typer.Option(help="The id it must have (sha256:...).")]
 
 
 @app.command()
@@ -23,6 +24,17 @@ def bundle(
     edge_profile: Annotated[Path | None, typer.Option(help="The edge profile to keep with it.")] = None,
     cloud_profile: Annotated[Path | None, typer.Option(help="The cloud profile to keep with it.")] = None,
     data: Data = None,
+    target: Annotated[str, typer.Option(help="What the edge is: cpu, cuda, tensorrt, jetson-orin or tx2.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of the edge: float32, or float16 where the target has it.")
+    ] = "float32",
+    engine_for: Annotated[
+        str | None,
+        typer.Option(help="Build a TensorRT-RTX engine now, for these compute capabilities.", metavar="8.6,8.9"),
+    ] = None,
+    with_local_fallback: Annotated[
+        bool, typer.Option("--with-local-fallback", help="Also give the edge the rest of the model.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     json: Json = False,
 ) -> None:
@@ -42,6 +54,10 @@ def bundle(
             output=output,
             profiles=profiles,
             data=data,
+            target=target,
+            precision=precision,
+            engine_for=[part.strip() for part in engine_for.split(",")] if engine_for else (),
+            local_fallback=with_local_fallback,
             overwrite=overwrite,
             progress=bar,
         )
@@ -52,11 +68,37 @@ def bundle(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A bundle, or one of its sides.")],
-    expect_id: Annotated[str | None, typer.Option(help="The id it must have (sha256:...).")] = None,
+    folder: Annotated[Path, typer.Argument(help="A bundle, one of its sides, or an archive of either.")],
+    expect_id: ExpectId = None,
 ) -> None:
     """Check every file of a bundle, or of one side, against its manifest."""
     from .runtime.verify import verify as run
 
     found = run(folder, expect_id=expect_id)
     print(f"{folder} is intact: {found.files} files, {found.size_bytes / 1024:.0f} KB, id {found.id}")
+
+
+@app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(help="A bundle, or one of its sides.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The archive to write, such as edge.tar.zst.")],
+    expect_id: ExpectId = None,
+) -> None:
+    """Verify a bundle or a side, and pack it into one file, the same each time."""
+    from .runtime.packing import pack as run
+
+    packed = run(folder, output, expect_id=expect_id)
+    say(f"wrote {output}: {packed.files} files, {output.stat().st_size / 1024:.0f} KB, id {packed.id}")
+
+
+@app.command()
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="What edgecut pack wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write, which is not there yet.")],
+    expect_id: ExpectId = None,
+) -> None:
+    """Unpack a bundle or a side, each file verified before it is written."""
+    from .runtime.packing import unpack as run
+
+    found = run(archive, output, expect_id=expect_id)
+    say(f"wrote {output}: {found.files} files, {found.size_bytes / 1024:.0f} KB, id {found.id}")

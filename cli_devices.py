@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import Data, Json, Model, Threads, show
+from .cli_options import (
+    Ca,
+    Certificate,
+    Data,
+    Json,
+    Key,
+    Model,
+    Plaintext,
+    Threads,
+    TokenFile,
+    security_of,
+    show,
+)
 from .errors import EdgecutError, ModelError
 from .terminal import Bar, say
 
@@ -218,6 +230,11 @@ def probe(
         float | None, typer.Option(help="The rate towards this device, where a third party's server cannot tell it.")
     ] = None,
     max_seconds: Annotated[float, typer.Option(help="Stop measuring after this long.")] = 20.0,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    plaintext: Plaintext = False,
     json: Json = False,
 ) -> None:
     """Measure the link to a running server: its rate each way and its round trip."""
@@ -232,6 +249,7 @@ def probe(
             downlink_bps=None if downlink_mbps is None else downlink_mbps * 1e6,
             output=output,
             progress=bar,
+            security=security_of(ca, certificate, key, token_file, plaintext),
         )
     show(made, link_table, json)
     if output is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .terminal import console
+
+if TYPE_CHECKING:
+    from .agent.transport import Security
 
 Model = Annotated[
     str,
@@ -21,6 +25,21 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of the runtime; by default all physical cores.")]
+Ca = Annotated[Path | None, typer.Option(help="PEM of the authority that signed the server's certificate.")]
+Certificate = Annotated[Path | None, typer.Option(help="PEM of this side's certificate, for mutual TLS.")]
+Key = Annotated[Path | None, typer.Option(help="PEM of its key.")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file whose first line is the bearer token.")]
+Plaintext = Annotated[bool, typer.Option("--plaintext", help="Allow plaintext to another machine.")]
+
+
+def security_of(
+    ca: Path | None, certificate: Path | None, key: Path | None, token_file: Path | None, plaintext: bool
+) -> Security:
+    """What protects a connection, from the options of that name."""
+    from .agent.transport import Security
+
+    authority, own, secret, token = (None if path is None else str(path) for path in (ca, certificate, key, token_file))
+    return Security(authority, own, secret, token, plaintext)
 
 
 def show(value: Any, table: Any, as_json: bool) -> None:

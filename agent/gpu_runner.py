@@ -12,7 +12,7 @@ draw outlasts the runtime's work. Not yet run on a GPU.
 """
 
 import contextlib
-from typing import Any, Dict, Optional, Tuple, TypeVar
+from typing import Any, Dict, Mapping, Optional, Tuple, TypeVar
 
 import numpy as np
 
@@ -49,10 +49,7 @@ class GpuRunner(Runner):
 
     def place_input(self, name: str, array: Any, dtype: Any) -> None:
         """Keep an input in place for all runs, in the runtime's own type. Raises BackendError if that loses values."""
-        value = np.asarray(array)
-        placed = value.astype(dtype)
-        if not np.issubdtype(np.dtype(dtype), np.floating) and not np.array_equal(placed, value):
-            raise BackendError("input '{}' has values that {} cannot hold".format(name, np.dtype(dtype).name))
+        placed = _as(dtype, name, array)
         self.inputs[name] = self._own(Tensor(self.device, placed.shape, placed.dtype))
         self.inputs[name].host[...] = placed
 
@@ -114,6 +111,21 @@ class GpuRunner(Runner):
         self.run()
         return {name: tensor.host.astype(np.float32) for name, tensor in self.results.items()}
 
+    def call(self, feed: Mapping[str, Any]) -> Dict[str, Any]:
+        """Run on new inputs, which must have the shapes that this was opened with; copies of the outputs."""
+        for name, tensor in self.inputs.items():
+            if name not in feed:
+                raise BackendError("the model's input '{}' was not given".format(name))
+            if np.shape(feed[name]) != tensor.host.shape:
+                raise BackendError(
+                    "input '{}' is {}, and the engine is for {} alone; open one for that shape".format(
+                        name, list(np.shape(feed[name])), list(tensor.host.shape)
+                    )
+                )
+            tensor.host[...] = _as(tensor.host.dtype, name, feed[name])
+        self.run()
+        return {name: tensor.host.copy() for name, tensor in self.results.items()}
+
     def close(self) -> None:
         """Give all memory back to the GPU."""
         self.inputs, self.results, self._noise = {}, {}, None
@@ -122,3 +134,12 @@ class GpuRunner(Runner):
             self.device.activate()
         with contextlib.suppress(BackendError):
             self._held.close()
+
+
+def _as(dtype: Any, name: str, array: Any) -> Any:
+    """The array in the runtime's own type. Raises BackendError if that loses whole numbers."""
+    value = np.asarray(array)
+    placed = value.astype(dtype)
+    if not np.issubdtype(np.dtype(dtype), np.floating) and not np.array_equal(placed, value):
+        raise BackendError("input '{}' has values that {} cannot hold".format(name, np.dtype(dtype).name))
+    return placed

@@ -2,13 +2,18 @@
 
     check             what this device has, as one line of JSON
     profile FOLDER    measure the kit in FOLDER and write FOLDER/result.json
+    build [FOLDER]    build what the edge side in FOLDER needs on this device
+    infer [FOLDER] INPUTS.npy --server ADDRESS     run inputs through the edge side, the noise and a server
+    bench [FOLDER] --server ADDRESS                how long requests take, and where the time goes
 
+FOLDER is a bundle's folder edge, by default the one that edgecut_edge.pyz lies in.
 Standard output carries one JSON object a line: {"progress": what, "share": 0..1} and at the end {"done": path} or
 {"error": sentence}. Exit code 2 with an error, 130 when interrupted. With --watch-stdin the end of standard input ends
 the agent, so that it does not outlive the connection that started it.
 """
 
 import argparse
+import importlib
 import json
 import os
 import signal
@@ -22,8 +27,11 @@ from .environment import available_bytes, read_environment
 from .kit import read_kit, write_json
 from .meters import METERS, MeterError, probe
 from .profile import profile_kit
+from .transport import TransportError
 
 RESULT = "result.json"
+EDGE_COMMANDS = ("build", "infer", "bench")
+"""Modules of this package: `HELP`, `add_arguments(parser)`, `run(chosen, tell)`, which gives the last line."""
 PROTOCOL = 1
 TELL_S = 0.1
 
@@ -41,6 +49,9 @@ def main(
     profile = commands.add_parser("profile", help="measure a kit")
     profile.add_argument("folder", help="where kit.json is")
     profile.add_argument("--backend", help="another backend than the kit's: {}".format(", ".join(sorted(backends))))
+    modules = {name: importlib.import_module("." + name, __package__) for name in EDGE_COMMANDS}
+    for name, module in modules.items():
+        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.__doc__))
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
         parser.print_help()
@@ -51,9 +62,11 @@ def main(
             threading.Thread(target=_end_with_input, daemon=True).start()
         if chosen.command == "check":
             _say(check(backends, meters))
+        elif chosen.command in modules:
+            _say(modules[chosen.command].run(chosen, _Teller()))
         else:
             _profile(chosen.folder, chosen.backend, backends, meters)
-    except (BackendError, MeterError) as error:
+    except (BackendError, MeterError, TransportError) as error:
         _say({"error": str(error)})
         return 2
     except MemoryError:
@@ -61,7 +74,7 @@ def main(
         return 2
     except OSError as error:
         # A full disk is told of a write, which has no name.
-        where = error.filename or getattr(chosen, "folder", "") or "standard output"
+        where = error.filename or getattr(chosen, "folder", None) or "standard output"
         _say({"error": "{} ({}); check the folder and the free space there".format(where, error.strerror or error)})
         return 2
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from .backends import BackendError, Runner, Settings
+from .backends import BackendError, Model, Runner, Settings, file_name
 
 PROVIDER = "CPUExecutionProvider"
 LAYER_RUNS, LEAST_RUNS, LAYER_SECONDS = 60, 8, 3.0
@@ -65,7 +65,7 @@ def versions() -> Dict[str, str]:
     return {"onnxruntime": str(load_runtime().__version__)}
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> Runner:
+def open_runner(path: Model, feed: Mapping[str, Any], settings: Settings) -> Runner:
     """A session on the processor. Raises BackendError where the model cannot be loaded or runs elsewhere."""
     if settings.precision != "float32":
         raise BackendError("ONNX Runtime on the CPU runs models as they are, in float32; leave the precision out")
@@ -139,12 +139,27 @@ class SessionRunner(Runner):
         values = self._run(self.names, self.feed)
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, values)}
 
+    def call(self, feed: Mapping[str, Any]) -> Dict[str, Any]:
+        """The outputs for new inputs, of any shape that the model takes."""
+        try:
+            values = self._run(self.names, feed)
+        except MemoryError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise BackendError("ONNX Runtime cannot run the model: {}".format(first_line(error))) from None
+        return dict(zip(self.names, values))
+
     def close(self) -> None:
         """Give back the session's memory."""
         self.session = self._run = None
 
 
-def _session(path: str, threads: int, profile_prefix: Optional[str]) -> Any:
+def first_line(error: Exception) -> str:
+    """What of an exception's text fits into a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _session(path: Model, threads: int, profile_prefix: Optional[str]) -> Any:
     onnxruntime = load_runtime()
     options = session_options(onnxruntime, threads, profile_prefix)
     try:
@@ -153,9 +168,7 @@ def _session(path: str, threads: int, profile_prefix: Optional[str]) -> Any:
         raise
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise BackendError(
-            "ONNX Runtime {} cannot load {}: {}".format(
-                onnxruntime.__version__, os.path.basename(path), str(error).splitlines()[0][:300]
-            )
+            "ONNX Runtime {} cannot load {}: {}".format(onnxruntime.__version__, file_name(path), first_line(error))
         ) from None
     if session.get_providers()[0] != PROVIDER:
         raise BackendError(

@@ -21,9 +21,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from . import cuda
-from .backends import BackendError, Runner, Settings
+from .backends import BackendError, Model, Runner, Settings, file_name
 from .gpu_runner import GpuRunner
-from .onnxruntime_cpu import load_runtime, session_options
+from .onnxruntime_cpu import first_line, load_runtime, session_options
 
 PROVIDER = "CUDAExecutionProvider"
 CPU_REFUSED = "session.disable_cpu_ep_fallback"  # known from 1.15 on; earlier ones ignore it
@@ -49,7 +49,7 @@ def versions() -> Dict[str, str]:
     return dict(cuda.versions(), onnxruntime=str(load_runtime().__version__))
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> Runner:
+def open_runner(path: Model, feed: Mapping[str, Any], settings: Settings) -> Runner:
     """A session on the GPU. Raises BackendError where the model cannot be loaded or any of it runs elsewhere."""
     if settings.precision != "float32":
         raise BackendError(
@@ -63,11 +63,25 @@ def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> Runne
     return CudaSessionRunner(onnxruntime, path, feed, settings)
 
 
+def serving_session(path: Model, feed: Mapping[str, Any], settings: Settings) -> Any:
+    """A session for any thread and any batch, no number of which is computed on the processor; `feed` is a sample.
+
+    Raises BackendError.
+    """
+    onnxruntime = load_runtime()
+    if PROVIDER not in onnxruntime.get_available_providers():
+        raise BackendError(usable())
+    _preload(onnxruntime)
+    options = provider_options(_version(onnxruntime), 0)
+    options.pop("user_compute_stream", None)  # its own, since several threads run it
+    return _checked_session(onnxruntime, path, feed, settings, (PROVIDER, options))
+
+
 class CudaSessionRunner(GpuRunner):
     """A session whose inputs and outputs are bound to memory on the GPU."""
 
     def __init__(
-        self, onnxruntime: Any, path: str, feed: Mapping[str, Any], settings: Settings, library: str = cuda.LIBRARY
+        self, onnxruntime: Any, path: Model, feed: Mapping[str, Any], settings: Settings, library: str = cuda.LIBRARY
     ) -> None:
         super().__init__(library)
         self._session = self._binding = None  # type: Any
@@ -91,9 +105,7 @@ class CudaSessionRunner(GpuRunner):
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             self.close()
-            raise BackendError(
-                "ONNX Runtime cannot run {}: {}".format(os.path.basename(path), _first_line(error))
-            ) from error
+            raise BackendError("ONNX Runtime cannot run {}: {}".format(file_name(path), first_line(error))) from error
 
     def _bind_outputs(self) -> None:
         """One run tells the outputs' sizes, where the model leaves them open."""
@@ -145,7 +157,7 @@ def _preload(onnxruntime: Any) -> None:
 
 
 def _checked_session(
-    onnxruntime: Any, path: str, feed: Mapping[str, Any], settings: Settings, provider: Tuple[str, Dict[str, str]]
+    onnxruntime: Any, path: Model, feed: Mapping[str, Any], settings: Settings, provider: Tuple[str, Dict[str, str]]
 ) -> Any:
     """A session no number of which is computed on the processor."""
     refusal = None  # type: Optional[BackendError]
@@ -166,7 +178,7 @@ def _checked_session(
     if elsewhere:
         raise BackendError(
             "ONNX Runtime runs {} of the nodes of {} on the processor and not on the GPU, among them {}; cut the model "
-            "elsewhere or take another backend".format(len(elsewhere), os.path.basename(path), elsewhere[0])
+            "elsewhere or take another backend".format(len(elsewhere), file_name(path), elsewhere[0])
         ) from refusal
     return _session(onnxruntime, path, settings, provider)
 
@@ -187,7 +199,7 @@ def nodes_off_gpu(events: List[Dict[str, Any]]) -> List[str]:
 
 def _session(
     onnxruntime: Any,
-    path: str,
+    path: Model,
     settings: Settings,
     provider: Tuple[str, Dict[str, str]],
     prefix: Optional[str] = None,
@@ -203,7 +215,7 @@ def _session(
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise BackendError(
             "ONNX Runtime {} cannot load {} on the GPU: {}".format(
-                onnxruntime.__version__, os.path.basename(path), _first_line(error)
+                onnxruntime.__version__, file_name(path), first_line(error)
             )
         ) from error
     in_use = session.get_providers()
@@ -213,7 +225,3 @@ def _session(
             "of another version than {} needs".format(in_use[0], onnxruntime.__version__)
         )
     return session
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

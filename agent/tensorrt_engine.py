@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, Dict, List, Mapping, Tuple
 
 from . import cuda
-from .backends import BackendError, Settings
+from .backends import BackendError, Model, Settings
 from .tensorrt_runner import TensorRTRunner
 from .tensorrt_runner import layer_times as times_of
 
@@ -45,7 +45,7 @@ def versions() -> Dict[str, str]:
     return dict(cuda.versions(), tensorrt=str(_load().__version__))
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
+def open_runner(path: Model, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
     """The engine, built or from the cache, ready to run. Raises BackendError."""
     return TensorRTRunner(_load(), path, feed, settings)
 

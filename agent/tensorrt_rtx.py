@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 from . import cuda
-from .backends import BackendError, Settings
+from .backends import BackendError, Model, Settings
 from .tensorrt_build import build_engine
 from .tensorrt_runner import TensorRTRunner
 from .tensorrt_runner import layer_times as times_of
@@ -46,7 +46,7 @@ def versions() -> Dict[str, str]:
     return dict(cuda.versions(), **{"tensorrt-rtx": str(_load().__version__)})
 
 
-def open_runner(path: str, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
+def open_runner(path: Model, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
     """The engine, built or from the cache, finished for this GPU. Raises BackendError."""
     return _open(_load(), path, feed, settings)
 
@@ -63,7 +63,7 @@ def build_ahead(path: str, precision: str, compute_capabilities: Sequence[Tuple[
     return build_engine(trt, path, precision, configure=_target(trt, compute_capabilities))
 
 
-def _open(trt: Any, path: str, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
+def _open(trt: Any, path: Model, feed: Mapping[str, Any], settings: Settings) -> TensorRTRunner:
     device = cuda.Device()
     try:
         capability = device.compute_capability

@@ -5,13 +5,17 @@ the library's own, by its profiler, of a run apart from the timed ones; the libr
 ones itself. Not yet run on a GPU; which calls it makes for which version is tested against a stand-in for the library.
 """
 
+import contextlib
+import os
+import shutil
 import statistics
-from typing import Any, List, Mapping, Tuple
+import tempfile
+from typing import Any, Iterator, List, Mapping, Tuple
 
 import numpy as np
 
 from . import cuda
-from .backends import BackendError, Settings
+from .backends import BackendError, Model, Settings
 from .gpu_runner import GpuRunner
 from .tensorrt_build import build_engine, build_key, fingerprint, kept_engine, make_log, said, shapes_of, start, title
 
@@ -29,12 +33,12 @@ _DTYPES = {
 
 
 class TensorRTRunner(GpuRunner):
-    """An engine with an execution context, its tensors bound for good."""
+    """An engine with an execution context, its tensors bound for good. `source` says where the engine came from."""
 
     def __init__(
         self,
         trt: Any,
-        path: str,
+        path: Model,
         feed: Mapping[str, Any],
         settings: Settings,
         library: str = cuda.LIBRARY,
@@ -42,10 +46,14 @@ class TensorRTRunner(GpuRunner):
     ) -> None:
         super().__init__(library)
         self._log = make_log(trt)
+        self.source = "kept"
         self._bound = self.context = self._engine = None  # type: Any
         try:
             self._runtime = start(trt, trt.Runtime, self._log)  # type: Any
-            self._engine = self._load(trt, path, feed, settings, library, configure)
+            self._engine = self._given(trt, settings.engine)
+            if self._engine is None:
+                with as_file(path) as file:
+                    self._engine = self._load(trt, file, feed, settings, library, configure)
             self.context = self._engine.create_execution_context()
             if self.context is None:
                 raise BackendError("{} cannot prepare the engine to run: {}".format(title(trt), said(self._log)))
@@ -55,12 +63,24 @@ class TensorRTRunner(GpuRunner):
             self.close()
             raise
 
+    def _given(self, trt: Any, engine: Any) -> Any:
+        """The engine that was given ready; None where there is none, or the library here does not take it."""
+        if engine is None:
+            return None
+        self.source = "ready"
+        loaded = self._runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            self.source = "kept"
+            self._log.errors.clear()  # what is said of later faults is about them
+        return loaded
+
     def _load(
         self, trt: Any, path: str, feed: Mapping[str, Any], settings: Settings, library: str, configure: Any
     ) -> Any:
         """The engine from the cache; one more is built where the library refuses what was kept."""
 
         def build() -> bytes:
+            self.source = "built"
             return build_engine(trt, path, settings.precision, shapes_of(feed), configure=configure)
 
         about = (self.device.name, self.device.compute_capability, sorted(cuda.versions(library).items()))
@@ -98,6 +118,32 @@ class TensorRTRunner(GpuRunner):
         """Engine and context first, since they still hold memory and use the stream."""
         self._bound = self.context = self._engine = self._runtime = None
         super().close()
+
+
+@contextlib.contextmanager
+def as_file(model: Model) -> Iterator[str]:
+    """A model as a file: the library's parser takes paths. Bytes go into a folder that only this user can open."""
+    if isinstance(model, str):
+        yield model
+        return
+    folder = tempfile.mkdtemp(prefix="edgecut-")
+    try:
+        yield _write_private(os.path.join(folder, "edge.onnx"), model)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_private(path: str, data: bytes) -> str:
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise BackendError(
+            "the model cannot be handed to TensorRT through {} ({}); free some space there".format(
+                tempfile.gettempdir(), error.strerror or error
+            )
+        ) from None
+    return path
 
 
 def layer_times(trt: Any, runner: TensorRTRunner) -> List[Tuple[str, float]]:

@@ -197,6 +197,13 @@ def reference_runs(whole: Source, name: str, inputs: Sequence[TensorSpec] = ()) 
     return runs
 
 
+def one_by_one(run: Run) -> list[Run]:
+    """A run of several items as runs of one."""
+    count = len(next(iter(run[0].values())))
+    pairs = [[{name: value[i : i + 1] for name, value in part.items()} for part in run] for i in range(count)]
+    return [(given, expected) for given, expected in pairs]
+
+
 def check_halves(runs: Sequence[Run], edge: Source, cloud: Source, name: str, tolerance: float = 1e-4) -> float:
     """Run both halves on the same inputs as the whole; see `check_split`."""
     edge_session, cloud_session = open_session(edge), open_session(cloud)

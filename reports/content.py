@@ -169,6 +169,7 @@ class Report(Artefact):
     cloud_load: float
     emulated_edge: bool
     emulated_link: bool
+    link_kind: str
     pause_s: float
     link: Link
     objective: Objective

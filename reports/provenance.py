@@ -43,7 +43,7 @@ def _latency(measurement: Measurement) -> tuple[Note, ...]:
     latency = measurement.split.latency
     edge = words.emulated_edge(measurement.edge_slowdown)
     where = f" {edge}." if edge is not None else ""
-    link = words.EMULATED_LINK if measurement.emulated_link else words.REAL_LINK
+    link = words.link_kind(measurement)
     return (
         Note(
             figures="End-to-end latency and its interval, 95th percentile, edge part, wait",
@@ -89,7 +89,7 @@ def _plan(measurement: Measurement) -> tuple[Note, ...]:
             figures=f"Rates and round trip of link {link.name}",
             provenance=link.provenance,
             how=words.sentence(f"{link.source}; {words.link_rates(link)}")
-            + (" In the measurement a relay held bytes back to these figures." if measurement.emulated_link else ""),
+            + (" In the measurement a relay held traffic back to these figures." if measurement.emulated_link else ""),
         ),
     )
 

@@ -58,6 +58,7 @@ def summarise(measurement: Measurement, edge_profile: Profile, cloud_profile: Pr
         cloud_load=plan.cloud_load,
         emulated_edge=measurement.edge_slowdown > 1,
         emulated_link=measurement.emulated_link,
+        link_kind=words.link_kind(measurement),
         pause_s=measurement.pause_s,
         link=measurement.link,
         objective=plan.objective,

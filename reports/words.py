@@ -13,6 +13,7 @@ from ..runtime.measurement import Measurement, Variant
 from . import units
 
 EMULATED_LINK = "emulated link (a relay holds bytes back)"
+EMULATED_PACKETS = "emulated link (a relay of packets between two network namespaces; kernel TCP, {})"
 REAL_LINK = "real link"
 WRONG = "wrong: answers of a class other than the whole model's; the noise costs the split some"
 ACCURACY_MISSING = "no labelled data were given to measure it on"
@@ -43,6 +44,15 @@ def emulated_edge(slowdown: float) -> str | None:
     return f"Emulated edge: this machine's processor, held back by a factor of {slowdown:g}"
 
 
+def link_kind(measurement: Measurement) -> str:
+    """What the link was: emulated, and by what, or real."""
+    if not measurement.emulated_link:
+        return REAL_LINK
+    if measurement.link_emulation == "tun":
+        return EMULATED_PACKETS.format(measurement.congestion_control)
+    return EMULATED_LINK
+
+
 def warnings(measurement: Measurement) -> list[str]:
     """What a reader must know before any number."""
     found = []
@@ -50,7 +60,7 @@ def warnings(measurement: Measurement) -> list[str]:
     if edge is not None:
         found.append(f"{edge} ({units.printable(measurement.environment.processor)}). No edge device was measured.")
     if measurement.emulated_link:
-        found.append(f"The link is an {EMULATED_LINK}, set to {link_rates(measurement.link)}.")
+        found.append(f"The link is an {link_kind(measurement)}, set to {link_rates(measurement.link)}.")
     if measurement.plan.edge_slowdown != measurement.edge_slowdown:
         found.append(
             f"The plan reckoned with an edge slow-down of {measurement.plan.edge_slowdown:g}, the measurement ran "

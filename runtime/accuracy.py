@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,19 +77,17 @@ class NoiseAccuracy(Record):
         return 100 * low, 100 * high
 
 
-Answer = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-
-
 def chunk_of(spec: ModelSpec) -> int:
     """Items to run through a model at once: its own batch where it has one, else as many as fit into CHUNK_BYTES."""
+    return spec.batch or items_at_once(spec)
+
+
+def items_at_once(spec: ModelSpec) -> int:
+    """Items whose activations fit into CHUNK_BYTES together."""
     largest = max([spec.input.size_bytes, *(layer.output.size_bytes for layer in spec.layers)])
-    return spec.batch or max(1, min(CHUNK, CHUNK_BYTES // largest))
+    return max(1, min(CHUNK, CHUNK_BYTES // largest))
 
 
-def count_correct(answer: Answer, inputs: npt.NDArray[Any], labels: npt.NDArray[Any], chunk: int = CHUNK) -> int:
-    """How many of `answer(inputs)`'s largest logits are the labels; in pieces of `chunk`, to bound memory."""
-    correct = 0
-    for start in range(0, len(inputs), chunk):
-        logits = answer(inputs[start : start + chunk])
-        correct += int((np.argmax(logits, axis=1) == labels[start : start + chunk]).sum())
-    return correct
+def count_correct(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> int:
+    """How many of the largest logits [items, classes] are the labels."""
+    return int((np.argmax(logits, axis=1) == labels).sum())

@@ -1,7 +1,8 @@
 """`edgecut bundle`: write what is deployed, an edge side that stays private and a cloud side that knows nothing.
 
-The bundle is made in a folder beside the target and renamed to it when complete. Before that both stored halves are
-run against the whole model, and accuracy is measured through them where labelled data is at hand.
+The bundle is made in a folder beside its place and renamed to it when complete. Before that both stored halves are
+run against the whole model, and accuracy is measured through them where labelled data is at hand. The edge side is
+written for a target (see `targets`); the cloud side is the same for all of them.
 """
 
 from __future__ import annotations
@@ -12,38 +13,42 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..artefacts import digest, file_digest, read_bytes
 from ..errors import ArtefactError, BundleError, DataError
 from ..models.catalogue import CATALOGUE
 from ..models.data import load_data, to_input
 from ..models.load import Model, load_model
-from ..models.session import open_session
 from ..models.spec import CutSpec
-from ..models.split import check_split, halves
+from ..models.split import check_halves, one_by_one, reference_runs
 from ..partitioner.plan import Plan
 from ..profiler.environment import read_environment
 from ..profiler.profile import Profile
-from .accuracy import NoiseAccuracy, chunk_of, count_correct
+from .accuracy import NoiseAccuracy
+from .deployments import MAX_BATCH, write_deployments
+from .edge_files import EdgeModels, check_engines, edge_models, write_edge
+from .halves import Half, accuracy_through, check_finite
 from .manifest import (
     CLOUD,
     EDGE,
-    EDGE_MODEL,
+    FALLBACK,
     MANIFEST,
     MAX_NOISE_BYTES,
     MECHANISM,
-    NOISE,
     PROFILE,
     REPOSITORY,
     CloudManifest,
     EdgeManifest,
+    Engine,
     Manifest,
     StoredFile,
 )
-from .protect import Protector, noisy_answer
+from .precision import TOLERANCE
+from .protect import Protector
 from .repository import write_model
+from .targets import find_target
 from .verify import Verified, verify
 
 DRAWS = 10
@@ -58,34 +63,50 @@ def bundle(
     output: str | os.PathLike[str],
     profiles: Sequence[str | os.PathLike[str]] = (),
     data: str | None = None,
+    target: str = "cpu",
+    precision: str = "float32",
+    engine_for: Sequence[str] = (),
+    local_fallback: bool = False,
     overwrite: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Verified:
     """Write a bundle for the plan's cut and return it, verified.
 
     `model` is what was profiled, `noise` the collection learned at the plan's cut, `profiles` the files to keep with
-    it. Accuracy is measured on `data`, or a named model's own data. Raises ModelError, ArtefactError or BundleError
-    when the parts do not belong together, BundleError where `output` exists and `overwrite` is not given.
+    it. Accuracy is measured on `data`, or a named model's own data. `target` names what the edge side is for,
+    `engine_for` the compute capabilities that a TensorRT-RTX engine is built for ahead; with `local_fallback` the
+    device also gets the cloud partition, to run where the cloud is away. Raises ModelError, ArtefactError or
+    BundleError when the parts do not belong together or the target does not take them, BundleError where `output`
+    exists and `overwrite` is not given.
     """
     tell = progress or (lambda *_: None)
+    device = find_target(target)
+    wanted, engines_for = device.precision(precision), tuple(engine_for)
+    check_engines(engines_for, device)
+    created = _now()
     chosen = plan if isinstance(plan, Plan) else Plan.load(plan)
     cut = chosen.cut
     loaded = load_model(model, data=data, any_cut=not cut.aligned, progress=lambda i, n, text: tell(text, i / n))
     check_same_model(loaded, chosen)
     cut = loaded.spec.cut(cut.name)
     stored_noise = _noise_for(noise, loaded, cut)
-    target = Path(output)
-    _check_target(target, overwrite)
-    with _beside(target) as folder:
+    place = Path(output)
+    _check_place(place, overwrite)
+    with _beside(place) as folder:
         tell("splitting", 0.0)
-        edge, cloud, difference = _write_halves(folder, loaded, cut, stored_noise)
+        models = edge_models(loaded, cut, device, wanted, local_fallback)
+        difference = _largest_difference(loaded, cut, models)
+        engines = write_edge(folder / EDGE, models, stored_noise, engines_for)
+        _write_cloud(folder / CLOUD, loaded, cut, models.cloud)
         _write_profiles(folder, chosen, profiles)
         tell("measuring accuracy", 0.2)
-        accuracy, missing = _accuracy(loaded, edge, cloud, stored_noise, data, lambda share: tell("accuracy", share))
-        _write_manifests(folder, loaded, cut, accuracy, missing, difference)
-        verify(folder)
-        _replace(folder, target)
-    return verify(target)
+        accuracy, missing = _accuracy(loaded, models, stored_noise, data, lambda share: tell("accuracy", share))
+        _write_side_manifests(folder, loaded, cut, models, engines)
+        how = _how(models) if accuracy is not None else ""
+        _write_manifest(folder, loaded, cut, accuracy, missing, how, difference, created)
+        made = verify(folder)
+        _replace(folder, place)
+    return replace(made, folder=place)
 
 
 def served_name(name: str) -> str:
@@ -115,7 +136,7 @@ def _noise_for(path: str | os.PathLike[str], model: Model, cut: CutSpec) -> byte
     return data
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_place(target: Path, overwrite: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not overwrite:
@@ -158,25 +179,28 @@ def _replace(folder: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_halves(folder: Path, model: Model, cut: CutSpec, noise: bytes) -> tuple[bytes, bytes, float]:
-    edge, cloud = (half.SerializeToString(deterministic=True) for half in halves(model.graph, cut))
-    difference = check_split(model.read(), edge, cloud, f"{model.spec.name} at {cut.name}")
-    try:
-        (folder / EDGE).mkdir()
-        (folder / EDGE / EDGE_MODEL).write_bytes(edge)
-        (folder / EDGE / NOISE).write_bytes(noise)
-        write_model(
-            folder / CLOUD / REPOSITORY,
-            served_name(model.spec.name),
-            cloud,
-            [(tensor.name, "TYPE_FP32", tensor.shape) for tensor in cut.tensors],
-            [(model.spec.output.name, "TYPE_FP32", model.spec.output.shape)],
-        )
-    except OSError as error:
-        raise BundleError(
-            f"the bundle cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from None
-    return edge, cloud, difference
+def _largest_difference(model: Model, cut: CutSpec, models: EdgeModels) -> float:
+    """Of the stored halves from the whole model. Raises ModelError where it is too large, or a value is not finite."""
+    name = f"{model.spec.name} at {cut.name}"
+    runs = reference_runs(model.read(), name, model.spec.inputs)
+    if models.written.batch is not None:
+        runs = [item for run in runs for item in one_by_one(run)]
+    half = models.written.precision == "float16"
+    if half:
+        for feed, _ in runs:
+            check_finite(Half(models.computed)(list(feed.values())), model.spec.name)
+        check_halves(runs, models.typed, models.cloud, f"{name}, converted to float16,", TOLERANCE)
+    if models.fallback is not None:
+        check_halves(runs, models.edge, models.fallback, f"{name} on the device", TOLERANCE if half else 1e-4)
+    return check_halves(runs, models.computed, models.cloud, name, TOLERANCE if half else 1e-4)
+
+
+def _write_cloud(folder: Path, model: Model, cut: CutSpec, cloud: bytes) -> None:
+    name, batch = served_name(model.spec.name), model.spec.batch
+    inputs = [(tensor.name, "TYPE_FP32", tensor.shape) for tensor in cut.tensors]
+    outputs = [(model.spec.output.name, "TYPE_FP32", model.spec.output.shape)]
+    write_model(folder / REPOSITORY, name, cloud, inputs, outputs, batch=batch or -1)
+    write_deployments(folder, name, inputs, outputs, max_batch=batch or MAX_BATCH)
 
 
 def _write_profiles(folder: Path, plan: Plan, profiles: Sequence[str | os.PathLike[str]]) -> None:
@@ -191,7 +215,7 @@ def _write_profiles(folder: Path, plan: Plan, profiles: Sequence[str | os.PathLi
 
 
 def _accuracy(
-    model: Model, edge: bytes, cloud: bytes, noise: bytes, data: str | None, progress: Callable[[float], None]
+    model: Model, models: EdgeModels, noise: bytes, data: str | None, progress: Callable[[float], None]
 ) -> tuple[NoiseAccuracy | None, str]:
     source = data or (CATALOGUE[model.spec.name].data if model.spec.name in CATALOGUE else None)
     if source is None:
@@ -203,20 +227,16 @@ def _accuracy(
         if data is not None:
             raise
         return None, str(error)
-    edge_session, cloud_session = open_session(edge), open_session(cloud)
     protector = Protector.load(noise, "the noise")
+    return accuracy_through(models.computed, models.cloud, protector, model.spec, unseen, DRAWS, progress), ""
 
-    def correct(added: Protector | None) -> int:
-        def answer(items: Any) -> Any:
-            return noisy_answer(edge_session, cloud_session, added, to_input(items, model.spec))
 
-        return count_correct(answer, unseen.x_test, unseen.y_test, chunk_of(model.spec))
-
-    clean, noisy = correct(None), 0
-    for draw in range(DRAWS):
-        noisy += correct(protector)
-        progress((draw + 1) / DRAWS)
-    return NoiseAccuracy.of(unseen.name, clean, noisy, len(unseen.x_test), DRAWS), ""
+def _how(models: EdgeModels) -> str:
+    """What the accuracy is of, for a person."""
+    where = "in ONNX Runtime on the processor that wrote the bundle"
+    if models.written.precision == "float32":
+        return f"the stored halves in float32, {where}"
+    return f"the edge half with weights and every operator's outputs rounded to float16, sums in float32, {where}"
 
 
 def _stored(side: Path) -> tuple[StoredFile, ...]:
@@ -227,8 +247,8 @@ def _stored(side: Path) -> tuple[StoredFile, ...]:
     )
 
 
-def _write_manifests(
-    folder: Path, model: Model, cut: CutSpec, accuracy: NoiseAccuracy | None, missing: str, difference: float
+def _write_side_manifests(
+    folder: Path, model: Model, cut: CutSpec, models: EdgeModels, engines: tuple[Engine, ...]
 ) -> None:
     EdgeManifest(
         model_name=served_name(model.spec.name),
@@ -237,6 +257,9 @@ def _write_manifests(
         cut=cut.tensors,
         answer=model.spec.output,
         mechanism=MECHANISM,
+        target=models.written,
+        fallback=FALLBACK if models.fallback is not None else None,
+        engines=engines,
         files=_stored(folder / EDGE),
     ).save(folder / EDGE / MANIFEST)
     CloudManifest(
@@ -245,6 +268,18 @@ def _write_manifests(
         outputs=(model.spec.output,),
         files=_stored(folder / CLOUD),
     ).save(folder / CLOUD / MANIFEST)
+
+
+def _write_manifest(
+    folder: Path,
+    model: Model,
+    cut: CutSpec,
+    accuracy: NoiseAccuracy | None,
+    missing: str,
+    how: str,
+    difference: float,
+    created: datetime.datetime,
+) -> None:
     Manifest(
         model_name=model.spec.name,
         model_digest=model.spec.digest,
@@ -254,7 +289,21 @@ def _write_manifests(
         files=tuple(file.model_copy(update={"path": f"{PROFILE}/{file.path}"}) for file in _stored(folder / PROFILE)),
         accuracy=accuracy,
         accuracy_missing=missing,
+        accuracy_of=how,
         largest_difference=difference,
         versions=read_environment().versions,
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=created.isoformat(timespec="seconds"),
     ).save(folder / MANIFEST)
+
+
+def _now() -> datetime.datetime:
+    """The time, or SOURCE_DATE_EPOCH's, the convention by which a build is made the same each time."""
+    stated = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if stated:
+        try:
+            return datetime.datetime.fromtimestamp(int(stated), datetime.UTC)
+        except (ValueError, OverflowError, OSError):
+            raise BundleError(
+                f"SOURCE_DATE_EPOCH is '{stated[:50]}', which is no time in seconds since 1970; unset it"
+            ) from None
+    return datetime.datetime.now(datetime.UTC)

@@ -1,51 +1,45 @@
-"""The edge session: the edge partition, the noise, and one open channel to the cloud partition.
+"""The edge session of a bundle: `agent/session.py`, which says how it works, for bundles and with edgecut's own errors.
 
-    infer(x):  [edge partition][add noise][send] ........ wait ........ [answer]
-               [draw noise]                      [draw next noise]
-
-The next request's noise is drawn while the current answer is on its way, so that it costs no time unless it takes
-longer than the wait; where none is there, as for a batch of another size, it is drawn beside the edge partition. What
-leaves this process is the noisy activation and nothing else.
+What leaves this process is the noisy activation and nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ..artefacts import read_bytes
-from ..errors import BundleError, DataError, ServerError
-from ..models.data import as_pixels, scale_pixels
-from ..models.session import open_session
-from .client import CloudClient
-from .manifest import EDGE, EDGE_MODEL, MAX_NOISE_BYTES, MECHANISM, NOISE, EdgeManifest
-from .protect import Activations, Protector
-from .verify import verify, verify_edge
+from ..agent.backends import BackendError
+from ..agent.caller import Policy
+from ..agent.edge_part import hold
+from ..agent.edge_side import SideError
+from ..agent.inputs import InputError
+from ..agent.protect import NoiseError
+from ..agent.session import FAIL, REFUSE, Session, Trace, open_parts
+from ..agent.transport import NOTHING, Security, TransportError
+from ..errors import BundleError, DataError, DeviceError, ServerError
+from .manifest import EDGE, EdgeManifest
+from .verify import Verified, verify, verify_edge
 
-MAX_EDGE_BYTES = 2 * 1024**3
+__all__ = ["EdgeSession", "Trace", "edge_side", "hold", "translated"]
 
-
-class Trace(NamedTuple):
-    """Where one request's time went, in seconds: `add_s` is spent within `edge_s`, `noise_s` within `wait_s`."""
-
-    edge_s: float
-    add_s: float
-    noise_s: float
-    wait_s: float
-    total_s: float
+Logits = npt.NDArray[np.float32]
 
 
-class EdgeSession:
-    """A bundle's edge side, connected to a server. A context manager; one thread at a time.
+class EdgeSession(Session):
+    """A bundle's edge side, connected to a server. A context manager; any number of threads.
 
-    `bundle` is a bundle's folder or its edge side alone; every file is verified first. `slowdown` above 1 holds each
+    `bundle` is a bundle's folder or its edge side alone; every file is verified first, and only what was verified is
+    used. `server` is an address, or several with commas between, protected with `security`; `policy` says how often and
+    how long they are tried, by default for `timeout_s` in all. `away` is what happens where no server can be reached:
+    "fail", or "local": the rest of the model runs here, where the bundle has it. `nonfinite` "allow" lets NaN and
+    infinite values pass. `backend` is by default what the bundle was made for. `slowdown` above 1 holds each
     computation back by that factor, to stand for a slower device. Raises BundleError, DeviceError and ServerError.
     """
 
@@ -58,137 +52,96 @@ class EdgeSession:
         timeout_s: float = 10.0,
         slowdown: float = 1.0,
         expect_id: str | None = None,
+        security: Security = NOTHING,
+        policy: Policy | None = None,
+        away: str = FAIL,
+        nonfinite: str = REFUSE,
+        backend: str | None = None,
     ) -> None:
-        folder = edge_folder(bundle, expect_id)
-        manifest = verify_edge(folder).manifest
-        assert isinstance(manifest, EdgeManifest)
-        self.manifest = manifest
-        self.slowdown = slowdown
-        self._session = open_session(read_bytes(folder / EDGE_MODEL, limit=MAX_EDGE_BYTES), threads)
-        self._protector = _protector(folder, manifest)
-        self._protector.draw_ahead(1)  # looks for a compiled sampler first, or even compiles one
-        self._names = [tensor.name for tensor in manifest.cut]
-        self._client = CloudClient(server, timeout_s)
-        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="edgecut-noise")
-        self.trace = Trace(0.0, 0.0, 0.0, 0.0, 0.0)
-        try:
-            self._client.check_model(manifest.model_name, manifest.cut, (manifest.answer,))
-        except ServerError:
-            self.close()
-            raise
+        side = edge_side(bundle, expect_id)
+        assert isinstance(side.manifest, EdgeManifest)
+        self.manifest = side.manifest
+        chosen = policy or Policy(timeout_s=timeout_s)
+        with translated():
+            part, caller = open_parts(
+                os.fspath(side.folder),
+                server,
+                security,
+                chosen,
+                backend=backend,
+                threads=threads,
+                away=away,
+                nonfinite=nonfinite,
+                expect_id=side.id,
+                slowdown=slowdown,
+            )
+            super().__init__(part, caller, chosen.timeout_s, away, nonfinite)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    @property
+    def slowdown(self) -> float:
+        """How much each computation is held back."""
+        return self.part.slowdown
 
-    def close(self) -> None:
-        """Close the channel."""
-        self._drawing.shutdown()
-        self._client.close()
+    @slowdown.setter
+    def slowdown(self, factor: float) -> None:
+        self.part.slowdown = factor
 
-    def infer(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Logits float32 [batch, classes] for float32 [batch, ...] inputs, or for uint8 images [batch, H, W(, C)].
+    def infer(self, x: npt.NDArray[Any], timeout_s: float | None = None) -> Logits:
+        """Logits float32 [batch, classes] for model inputs [batch, ...], or for uint8 images [batch, H, W(, C)].
 
-        `trace` then holds where the time went. Raises DataError for a wrong shape or dtype and for NaN or infinite
-        values, ServerError when the cloud does not answer.
+        `trace` then holds where the time went, `answered_by` who answered. Raises DataError for a wrong shape or dtype
+        and for NaN or infinite values, ServerError when the cloud does not answer.
         """
-        inputs = check_input(x, self.manifest)
-        start = time.perf_counter()
-        first = None if self._protector.drawn(len(inputs)) else self._draw(inputs)
-        activations = self._activations(inputs)
-        if first is not None:
-            first.result()
-        adding = time.perf_counter()
-        noisy = self._protector.add(activations)
-        add_s = (time.perf_counter() - adding) * self.slowdown
-        edge_s = hold(start, self.slowdown)
-        sent = time.perf_counter()
-        drawing = self._draw(inputs)
-        try:
-            answer = self._client.infer(self.manifest.model_name, list(zip(self._names, noisy, strict=True)))
-        finally:
-            noise_s = drawing.result()
-        end = time.perf_counter()
-        self.trace = Trace(edge_s, add_s, noise_s, end - sent, end - start)
-        return _logits(answer, self.manifest, len(inputs))
+        with translated():
+            logits: Logits = super().infer(x, timeout_s)
+            return logits
 
-    def _draw(self, inputs: npt.NDArray[Any]) -> Future[float]:
-        """In a thread of its own, because gRPC's blocking call is faster than its futures and waits without the GIL."""
-        return self._drawing.submit(self._draw_ahead, len(inputs))
+    async def infer_async(self, x: npt.NDArray[Any], timeout_s: float | None = None) -> Logits:
+        """As `infer`, without holding the event loop up."""
+        logits: Logits = await asyncio.wrap_future(self.submit(x, timeout_s))
+        return logits
 
-    def _draw_ahead(self, batch: int) -> float:
-        start = time.perf_counter()
-        self._protector.draw_ahead(batch)
-        return hold(start, self.slowdown)
+    def stream(
+        self, inputs: Iterable[npt.NDArray[Any]], ahead: int = 1, timeout_s: float | None = None
+    ) -> Iterator[Logits]:
+        """Logits of one input after another; the next one's edge part is computed while an answer is on its way."""
+        with translated():
+            inner = super().stream(inputs, ahead, timeout_s)
+        return self._translated_stream(inner)
 
-    def _activations(self, inputs: npt.NDArray[Any]) -> Activations:
-        activations: Activations = self._session.run(self._names, {self.manifest.input.name: inputs})
-        if not all(np.isfinite(activation).all() for activation in activations):
-            raise DataError(
-                "the activation at the cut is not finite, so nothing was sent; check the input and the model"
-            )
-        return activations
+    def _translated_stream(self, inner: Iterator[Logits]) -> Iterator[Logits]:
+        with contextlib.closing(inner) as answers, translated():  # type: ignore[type-var]
+            yield from answers
 
 
-def _protector(folder: Path, manifest: EdgeManifest) -> Protector:
-    """The noise of an edge side. Raises BundleError where it is of another kind or another cut."""
-    path = folder / NOISE
-    if manifest.mechanism != MECHANISM:
-        raise BundleError(f"{folder} needs the noise mechanism '{manifest.mechanism}', this edgecut has '{MECHANISM}'")
-    protector = Protector.load(read_bytes(path, limit=MAX_NOISE_BYTES), str(path))
-    if protector.collection.tensors != tuple((tensor.name, tensor.shape) for tensor in manifest.cut):
-        raise BundleError(f"{path} is noise of another cut than its manifest's; write the bundle again")
-    return protector
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """The agent's errors as edgecut's own."""
+    try:
+        yield
+    except InputError as error:
+        raise DataError(str(error)) from None
+    except (SideError, NoiseError) as error:
+        raise BundleError(str(error)) from None
+    except BackendError as error:
+        raise DeviceError(str(error)) from None
+    except TransportError as error:
+        raise ServerError(str(error)) from None
 
 
-def hold(start: float, slowdown: float) -> float:
-    """Wait until `slowdown` times the time since `start` has passed; returns the seconds passed in all.
-
-    Sleeps for the most part and spins for the last 0.2 ms, since a sleep overshoots by about a tenth of one.
-    """
-    due = start + (time.perf_counter() - start) * slowdown
-    if slowdown > 1:
-        while (left := due - time.perf_counter()) > 0:
-            if left > 4e-4:
-                time.sleep(left - 2e-4)
-    return time.perf_counter() - start
-
-
-def edge_folder(bundle: str | os.PathLike[str], expect_id: str | None) -> Path:
-    """The edge side of a bundle, or the folder itself where it is one. Raises BundleError."""
+def edge_side(bundle: str | os.PathLike[str], expect_id: str | None = None) -> Verified:
+    """The edge side of a bundle, or the folder itself where it is one, verified. Raises BundleError."""
     found = verify(bundle, expect_id=expect_id)
     if isinstance(found.manifest, EdgeManifest):
-        return found.folder
-    if not (found.folder / EDGE).is_dir():
+        return found
+    folder = Path(found.folder) / EDGE
+    if not folder.is_dir():
         raise BundleError(f"{found.folder} is a cloud side; give the bundle, or its folder {EDGE}")
-    return found.folder / EDGE
-
-
-def check_input(x: npt.NDArray[Any], manifest: EdgeManifest) -> npt.NDArray[np.float32]:
-    """What the edge partition takes, float32 [batch, ...], from a model input or images. Raises DataError."""
-    wanted = manifest.input
-    if x.dtype == np.uint8 and manifest.pixels is not None and x.ndim in (3, 4) and len(x):
-        return scale_pixels(as_pixels(x, wanted.shape), manifest.pixels)
-    if x.dtype != np.dtype(wanted.dtype) or x.shape[1:] != wanted.shape or not len(x):
-        also = " or uint8 images [batch, height, width]" if manifest.pixels else ""
-        raise DataError(
-            f"the input is {x.dtype} {list(x.shape)}, but {wanted.dtype} [batch, "
-            f"{', '.join(map(str, wanted.shape))}]{also} is needed"
-        )
-    if not np.isfinite(x).all():
-        raise DataError("the input holds NaN or infinite values, so nothing was sent; give finite numbers")
-    return np.ascontiguousarray(x)
-
-
-def _logits(answer: dict[str, npt.NDArray[Any]], manifest: EdgeManifest, batch: int) -> npt.NDArray[np.float32]:
-    logits = answer.get(manifest.answer.name)
-    expected = (batch, *manifest.answer.shape)
-    if logits is None or logits.shape != expected or logits.dtype != np.float32:
-        raise ServerError(f"the cloud's answer is not float32 {list(expected)} called '{manifest.answer.name}'")
-    if not np.isfinite(logits).all():
-        raise ServerError("the cloud's answer holds NaN or infinite values; check the server and its model")
-    return logits
+    side = verify_edge(folder)
+    stated = getattr(found.manifest, "edge_digest", side.id)
+    if side.id != stated:
+        raise BundleError(f"{folder} is not the side that the bundle names; get the bundle again")
+    return side

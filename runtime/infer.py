@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..agent.caller import Policy
+from ..agent.inputs import MAX_FILE_BYTES, read_inputs
+from ..agent.session import FAIL, REFUSE
+from ..agent.transport import NOTHING, Security
 from ..artefacts import check_output, write_bytes
 from ..errors import DataError
-from .edge import EdgeSession
+from .edge import EdgeSession, translated
 
 BATCH = 64
-MAX_INPUT_BYTES = 1024**3
+MAX_INPUT_BYTES = MAX_FILE_BYTES
 
 
 def infer(
@@ -25,15 +28,29 @@ def infer(
     timeout_s: float = 10.0,
     expect_id: str | None = None,
     output: str | os.PathLike[str] | None = None,
+    security: Security = NOTHING,
+    policy: Policy | None = None,
+    away: str = FAIL,
+    nonfinite: str = REFUSE,
 ) -> npt.NDArray[np.float32]:
     """Logits float32 [N, classes] for an array, or for the array in an .npy file, also written to `output` as .npy.
 
-    One input without a batch dimension is taken as a batch of one. Raises BundleError, DataError and ServerError.
+    One input without a batch dimension is taken as a batch of one. `security`, `policy`, `away` and `nonfinite` are
+    EdgeSession's. Raises BundleError, DataError and ServerError.
     """
     if output is not None:
         check_output(output)
-    x = inputs if isinstance(inputs, np.ndarray) else _read(Path(inputs))
-    with EdgeSession(bundle, server, timeout_s=timeout_s, expect_id=expect_id) as session:
+    x = inputs if isinstance(inputs, np.ndarray) else _read(inputs)
+    with EdgeSession(
+        bundle,
+        server,
+        timeout_s=timeout_s,
+        expect_id=expect_id,
+        security=security,
+        policy=policy,
+        away=away,
+        nonfinite=nonfinite,
+    ) as session:
         single = x.shape == session.manifest.input.shape or (x.dtype == np.uint8 and x.ndim == 2)
         batch = x[None] if single else x
         if batch.ndim == 0 or len(batch) == 0:
@@ -49,16 +66,7 @@ def infer(
     return logits
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
-    if not path.is_file():
-        raise DataError(f"there is no input file {path}; give an .npy file")
-    if path.stat().st_size > MAX_INPUT_BYTES:
-        raise DataError(f"{path} is larger than {MAX_INPUT_BYTES} bytes; split it")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except Exception as error:  # header, size, zip and read faults are of many types
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is not a readable .npy file of plain numbers ({reason}); write it anew") from None
-    if not isinstance(loaded, np.ndarray):
-        raise DataError(f"{path} holds several arrays; give an .npy file with one")
-    return loaded
+def _read(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    with translated():
+        loaded: npt.NDArray[Any] = read_inputs(os.fspath(path), MAX_INPUT_BYTES)
+        return loaded

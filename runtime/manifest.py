@@ -1,32 +1,41 @@
 """The manifests of a bundle: what each side holds, by digest, and how the two sides fit together.
 
     bundle/manifest.json          names the two sides by the digest of their manifests; accuracy, versions
-    bundle/edge/manifest.json     the edge partition and the noise, which stay private
+    bundle/edge/manifest.json     the edge partition and the noise, which stay private; for which target they were made
     bundle/cloud/manifest.json    the cloud partition; nothing of the noise, the plan or the edge
     bundle/profile/               the plan and the profiles it came from
 
-A digest finds damage, not a forger. The bundle's id is the digest of its manifest; `--expect-id` pins it.
+Each manifest is sealed: it holds a digest of its own text, so that damage to it shows wherever it is shipped. All
+these digests find damage, not a forger. The bundle's id is the digest of its manifest; `--expect-id` pins it.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints
 
-from ..artefacts import Artefact, Record
+from ..artefacts import Artefact, Record, digest
+from ..errors import ArtefactError
 from ..models.spec import PixelFormat, TensorSpec
 from .accuracy import NoiseAccuracy
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 MANIFEST = "manifest.json"
 EDGE, CLOUD, PROFILE = "edge", "cloud", "profile"
-EDGE_MODEL, NOISE = "edge.onnx", "noise.npz"
+EDGE_MODEL, NOISE, FALLBACK = "edge.onnx", "noise.npz", "fallback.onnx"
 REPOSITORY = "model_repository"
 MECHANISM = "shredder"
 MAX_NOISE_BYTES = 256 * 1024 * 1024
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 4 * 1024**3
+"""Of one file of a bundle; an ONNX file has at most 2 GB, an engine may have somewhat more than its model."""
+MAX_FILES = 10_000
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_SEAL = re.compile(rb'"seal":\s*"sha256:([0-9a-f]{64})"')
+_UNSEALED = "sha256:" + "0" * 64
 
 
 class StoredFile(Record):
@@ -39,13 +48,94 @@ class StoredFile(Record):
     @property
     def safe(self) -> bool:
         """Whether the path cannot leave its folder."""
-        return bool(_SAFE.fullmatch(self.path)) and ".." not in self.path.split("/")
+        return bool(_SAFE.fullmatch(self.path)) and ".." not in self.path.split("/") and len(self.path) <= 255
 
 
-class EdgeManifest(Artefact):
-    """The private side: takes `input`, sends `cut` to the cloud model called `model_name`, expects `answer`."""
+class Sealed(Artefact):
+    """A manifest whose text holds its own digest, which is taken with zeros in the digest's place."""
+
+    KIND = "sealed"
+
+    seal: Digest | None = None
+
+    def to_json(self) -> str:
+        """The file's text, sealed."""
+        return seal(super(Sealed, self.model_copy(update={"seal": _UNSEALED})).to_json().encode()).decode()
+
+    @classmethod
+    def from_json(cls, text: bytes | str, where: str) -> Self:
+        """Parse strictly: no key twice, no NaN, no other text than was sealed. Raises ArtefactError."""
+        raw = text.encode(errors="surrogateescape") if isinstance(text, str) else text
+        _check_json(raw, where)
+        value = super().from_json(raw, where)
+        if value.seal is not None and (len(_SEAL.findall(raw)) != 1 or raw != seal(raw)):
+            raise ArtefactError(f"{where} was altered, it does not have the digest that it holds; get it again")
+        return value
+
+
+def seal(text: bytes) -> bytes:
+    """A manifest's text with the right digest in its seal; as it is where it has none."""
+    found = list(_SEAL.finditer(text))
+    if len(found) != 1:
+        return text
+    start, end = found[0].span(1)
+    zeroed = text[:start] + b"0" * 64 + text[end:]
+    return text[:start] + digest(zeroed).removeprefix("sha256:").encode() + text[end:]
+
+
+def _check_json(text: bytes, where: str) -> None:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+    except (ValueError, RecursionError) as error:  # also text that is not UTF-8, and numbers of thousands of digits
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ArtefactError(f"{where} is not usable JSON ({reason[:200]}); write it again with edgecut") from None
+
+
+Precision = Literal["float32", "float16"]
+
+
+class EdgeTarget(Record):
+    """What the edge models were made for: the runtime that is expected to run them, and how they are written.
+
+    `batch` is None where any batch size runs and 1 where the models take one item, so that callers loop. `precision`
+    is that of the arithmetic; what goes in and comes out of a model has the types of the manifest either way.
+    """
+
+    name: str = "cpu"
+    runtime: str = "onnxruntime-cpu"
+    opset: int = Field(default=18, ge=1)
+    ir_version: int = Field(default=10, ge=3)
+    precision: Precision = "float32"
+    batch: int | None = Field(default=None, ge=1)
+
+
+class Engine(Record):
+    """An engine that was built ahead, without the device: `file` runs on GPUs of these compute capabilities alone."""
+
+    file: str
+    runtime: str
+    compute_capabilities: tuple[str, ...] = Field(min_length=1)
+    version: str
+
+
+class EdgeManifest(Sealed):
+    """The private side: takes `input`, sends `cut` to the cloud model called `model_name`, expects `answer`.
+
+    `fallback` names the file of the cloud partition, which runs on the device where the cloud is away; None where the
+    bundle has none.
+    """
 
     KIND = "edge-side"
+    VERSION: ClassVar[int] = 2
 
     model_name: str
     input: TensorSpec
@@ -53,33 +143,43 @@ class EdgeManifest(Artefact):
     cut: tuple[TensorSpec, ...]
     answer: TensorSpec
     mechanism: str
-    files: tuple[StoredFile, ...]
+    target: EdgeTarget = EdgeTarget()
+    fallback: str | None = None
+    engines: tuple[Engine, ...] = ()
+    files: tuple[StoredFile, ...] = Field(max_length=MAX_FILES)
 
 
-class CloudManifest(Artefact):
+class CloudManifest(Sealed):
     """The cloud side: an ordinary model in a Triton repository."""
 
     KIND = "cloud-side"
+    VERSION: ClassVar[int] = 2
 
     model_name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    files: tuple[StoredFile, ...]
+    files: tuple[StoredFile, ...] = Field(max_length=MAX_FILES)
 
 
-class Manifest(Artefact):
-    """The whole bundle. `model_digest` is that of the model that was split, which itself is not in the bundle."""
+class Manifest(Sealed):
+    """The whole bundle. `model_digest` is that of the model that was split, which itself is not in the bundle.
+
+    `accuracy_of` says what was run to measure the accuracy, and in which arithmetic. `largest_difference` is that of
+    the halves, in the same arithmetic, from the whole model on random inputs.
+    """
 
     KIND = "bundle"
+    VERSION: ClassVar[int] = 2
 
     model_name: str
     model_digest: Digest
     cut_name: str
     edge_digest: Digest
     cloud_digest: Digest
-    files: tuple[StoredFile, ...]
+    files: tuple[StoredFile, ...] = Field(max_length=MAX_FILES)
     accuracy: NoiseAccuracy | None
     accuracy_missing: str
+    accuracy_of: str = ""
     largest_difference: float
     versions: dict[str, str]
     created_at: str

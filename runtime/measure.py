@@ -3,6 +3,9 @@
     edge worker ──▶ relay (rate and delay) ──▶ server of the bundle's cloud side
                                          └───▶ server of the whole model, for the cloud-only baselines
 
+The relay is one of TCP's bytes, or, with `real_link`, one of packets between two network namespaces (`tunnel`), where
+opening a connection, slow start and retransmissions take their time too.
+
 All ways take turns in one run, so that drift hits all alike. Without a link preset of its own the plan's link is
 used. The edge is this machine held back by a factor: an emulated edge, which every reader of the result must say.
 """
@@ -35,6 +38,7 @@ from ..partitioner.link import Link, load_link
 from ..partitioner.plan import CutCost, Plan
 from ..profiler.environment import read_environment
 from ..profiler.profile import Energy, Profile, Timing
+from . import tunnel as tunnels
 from .edge_worker import EDGE_ONLY, FLOAT32, SPLIT, UINT8, WHOLE_MODEL, WHOLE_UINT8_MODEL, Outcome, Taken, Task
 from .manifest import CLOUD, EDGE, PROFILE, REPOSITORY, Manifest
 from .measurement import Measurement, Variant
@@ -61,6 +65,7 @@ def measure(
     data: str | None = None,
     max_seconds: float = 30.0,
     timeout_s: float = 30.0,
+    real_link: bool = False,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -68,7 +73,8 @@ def measure(
 
     `model` is the whole model, which the baselines need and which a bundle never holds. `link` and `edge_slowdown`
     default to the plan's; with other values the prediction beside the measurement is made anew from the bundle's
-    profiles. Raises BundleError, ArtefactError, ServerError and their relatives.
+    profiles. `real_link` needs root, or a kernel that lets a user make namespaces. Raises BundleError, ArtefactError,
+    ServerError, LinkError and their relatives.
     """
     tell = progress or (lambda *_: None)
     if not 0 < max_seconds < math.inf:
@@ -88,10 +94,10 @@ def measure(
         raise ArtefactError(f"{found.folder} was made from another model than this {loaded.spec.name}; give that one")
     pixels, inputs = _inputs(loaded, data)
     with tempfile.TemporaryDirectory(prefix="edgecut-") as scratch:
-        outcome, bytes_sent = _run(
-            Path(scratch), found, loaded, plan, inputs, pixels, threads, max_seconds, timeout_s, tell
+        outcome, bytes_sent, congestion = _run(
+            Path(scratch), found, loaded, plan, inputs, pixels, threads, max_seconds, timeout_s, real_link, tell
         )
-    measured = _assemble(found, plan, outcome, bytes_sent)
+    measured = _assemble(found, plan, outcome, bytes_sent, congestion)
     if output is not None:
         measured.save(output)
     return measured
@@ -174,8 +180,9 @@ def _run(
     threads: int,
     max_seconds: float,
     timeout_s: float,
+    real_link: bool,
     tell: Progress,
-) -> tuple[Outcome, dict[str, tuple[float, float]]]:
+) -> tuple[Outcome, dict[str, tuple[float, float]], str | None]:
     arrays: dict[str, Any] = {"inputs": inputs} if pixels is None else {"inputs": inputs, "pixels": pixels}
     np.savez(scratch / "inputs.npz", **arrays)
     _write_whole(scratch / REPOSITORY, model, pixels is not None)
@@ -184,14 +191,20 @@ def _run(
     shape = LinkShape(uplink_bps=plan.link.uplink_bps, downlink_bps=plan.link.downlink_bps, rtt_s=plan.link.rtt_s)
     with ExitStack() as stack:
         tell("starting servers", 0.0)
-        split = stack.enter_context(cloud_server(found.folder / CLOUD / REPOSITORY, threads))
-        baseline = stack.enter_context(cloud_server(scratch / REPOSITORY, threads))
-        counted = wire_bytes(split, baseline, found.folder / EDGE, model.spec.input.name, inputs, pixels)
-        ports = stack.enter_context(relay_process([split, baseline], shape))
+        tunnel = stack.enter_context(tunnels.real_link(shape)) if real_link else None
+        roots = found.folder / CLOUD / REPOSITORY, scratch / REPOSITORY
+        with ExitStack() as counting:
+            # Bytes are counted over loopback, where a relay of bytes can see them.
+            near = [(stack if tunnel is None else counting).enter_context(cloud_server(one, threads)) for one in roots]
+            counted = wire_bytes(near[0], near[1], found.folder / EDGE, model.spec.input.name, inputs, pixels)
+        if tunnel is None:
+            servers = [("127.0.0.1", port) for port in stack.enter_context(relay_process(near, shape))]
+        else:
+            servers = [stack.enter_context(cloud_server(one, threads, tunnel.cloud)) for one in roots]
         task = Task(
             edge_side=str(found.folder / EDGE),
-            split_server=f"127.0.0.1:{ports[0]}",
-            whole_server=f"127.0.0.1:{ports[1]}",
+            split_server="{}:{}".format(*servers[0]),
+            whole_server="{}:{}".format(*servers[1]),
             whole_model=str(whole),
             inputs=str(scratch / "inputs.npz"),
             slowdown=plan.edge_slowdown,
@@ -199,9 +212,11 @@ def _run(
             pause_s=PAUSE_S,
             max_seconds=max_seconds,
             timeout_s=timeout_s,
+            plaintext=tunnel is not None,
         )
-        worker = stack.enter_context(child(["edgecut.runtime.edge_worker"], "the edge worker"))
-        return _outcome(worker, task, tell), counted
+        inside = None if tunnel is None else tunnel.edge
+        worker = stack.enter_context(child(["edgecut.runtime.edge_worker"], "the edge worker", inside))
+        return _outcome(worker, task, tell), counted, None if tunnel is None else tunnel.congestion
 
 
 def _outcome(worker: subprocess.Popen[str], task: Task, tell: Progress) -> Outcome:
@@ -219,7 +234,9 @@ def _outcome(worker: subprocess.Popen[str], task: Task, tell: Progress) -> Outco
     raise ServerError(f"the edge worker ended early: {last_words(worker)}")
 
 
-def _assemble(found: Verified, plan: Plan, outcome: Outcome, counted: dict[str, tuple[float, float]]) -> Measurement:
+def _assemble(
+    found: Verified, plan: Plan, outcome: Outcome, counted: dict[str, tuple[float, float]], congestion: str | None
+) -> Measurement:
     environment = read_environment()
     assert isinstance(found.manifest, Manifest)
     return Measurement(
@@ -228,6 +245,8 @@ def _assemble(found: Verified, plan: Plan, outcome: Outcome, counted: dict[str, 
         link=plan.link,
         edge_slowdown=plan.edge_slowdown,
         emulated_link=True,
+        link_emulation="relay" if congestion is None else "tun",
+        congestion_control=congestion,
         pause_s=PAUSE_S,
         environment=environment,
         variants=tuple(_variants(plan, outcome, counted, environment.processors or 1)),

@@ -6,6 +6,8 @@ Times are wall times of whole requests of batch 1 in seconds, taken in turns ove
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..artefacts import Artefact, Record
 from ..partitioner.link import Link
 from ..partitioner.plan import CutCost, Plan, Role
@@ -36,7 +38,11 @@ class Variant(Record):
 
 
 class Measurement(Artefact):
-    """All variants, measured in one run."""
+    """All variants, measured in one run.
+
+    An emulated link was made by a relay of TCP's bytes ("relay"), or by a relay of packets between two network
+    namespaces ("tun"), over the kernel's own TCP with the congestion control named.
+    """
 
     KIND = "measurement"
     VERSION = 2
@@ -46,6 +52,8 @@ class Measurement(Artefact):
     link: Link
     edge_slowdown: float
     emulated_link: bool
+    link_emulation: Literal["relay", "tun"] = "relay"
+    congestion_control: str | None = None
     pause_s: float
     environment: Environment
     variants: tuple[Variant, ...]

@@ -8,6 +8,7 @@ Source of the frames: RFC 9113, sections 3.4, 4.1 and 6.
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from typing import NamedTuple
@@ -27,10 +28,18 @@ class RoundTrips(NamedTuple):
     pings_s: tuple[float, ...]
 
 
-def round_trips(host: str, port: int, connections: int, until: float, timeout_s: float) -> RoundTrips:
+def round_trips(
+    host: str,
+    port: int,
+    connections: int,
+    until: float,
+    timeout_s: float,
+    tls: ssl.SSLContext | None = None,
+) -> RoundTrips:
     """Open connections one after the other, at least one and until `time.monotonic()` is `until`, and ping on each.
 
-    Where the other side speaks no HTTP/2 there are no pings. Raises OSError where it cannot be connected to.
+    With `tls` the pings go through it; connecting is timed without. Where the other side speaks no HTTP/2 there are no
+    pings. Raises OSError where it cannot be connected to.
     """
     with socket.create_connection((host, port), timeout=timeout_s) as first:
         address = first.getpeername()[:2]  # so that no name is looked up in what is timed
@@ -42,7 +51,11 @@ def round_trips(host: str, port: int, connections: int, until: float, timeout_s:
             connects.append(time.perf_counter() - start)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                pings += _ping(end)
+                if tls is None:
+                    pings += _ping(end)
+                else:
+                    with tls.wrap_socket(end, server_hostname=host) as inner:
+                        pings += _ping(inner)
             except OSError:
                 break
         if time.monotonic() > until:

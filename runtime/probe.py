@@ -21,16 +21,17 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-import grpc
-
+from ..agent.caller import CONNECT_S
+from ..agent.credentials import Credentials
+from ..agent.oip_grpc import SERVICE, GrpcTransport
 from ..agent.timing import median, median_interval
+from ..agent.transport import NOTHING, Security, TransportError, parse_address
 from ..artefacts import check_output
 from ..errors import LinkError, ServerError, unknown
 from ..partitioner.link import RADIO_SOURCE, RADIOS, Link, Transfers
 from . import echo, oip
-from .client import CloudClient
 from .ping import RoundTrips, round_trips
 
 Progress = Callable[[str, float], None]
@@ -43,13 +44,7 @@ FRACTIONS = (0.1, 0.25, 0.5, 0.75, 1.0)
 CONNECTIONS, REQUESTS = 6, 12
 LEAST_TRANSFERS = 5
 # What a server says to a model it does not have, once it has read the request.
-_TAKEN = {
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-}
+_TAKEN = {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN"}
 
 
 def probe(
@@ -63,8 +58,9 @@ def probe(
     downlink_bps: float | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    security: Security = NOTHING,
 ) -> Link:
-    """Measure the link to a server (HOST:PORT) within about `max_seconds`, and write it to `output`.
+    """Measure the link to a server (HOST:PORT or grpcs://) within about `max_seconds`, and write it to `output`.
 
     Args:
         repeats: Rounds of transfers of every size.
@@ -82,7 +78,7 @@ def probe(
         check_output(output)
     tell = progress or (lambda *_: None)
     tell(f"connecting to {server}", 0.0)
-    with _Caller(server, max_seconds) as caller:
+    with _Caller(server, max_seconds, security) as caller:
         caller.open()
         if not caller.echoes and downlink_bps is None:
             raise ServerError(
@@ -115,31 +111,39 @@ def _check(
         raise LinkError(unknown("radio", radio, RADIOS))
 
 
-class _Caller(CloudClient):
+class _Caller:
     """The channel that is kept open, and the calls that are timed on it. Every failure is a ServerError."""
 
-    def __init__(self, server: str, max_seconds: float) -> None:
-        super().__init__(server, max_seconds)
+    def __init__(self, server: str, max_seconds: float, security: Security) -> None:
+        self.server = server
         self.echoes = False
         self.start = time.monotonic()
         self.end = self.start + max_seconds
         self._probe = echo.method()
-        self._call = self._channel.unary_unary(
-            self._probe.path,
-            request_serializer=self._probe.request.SerializeToString,
-            response_deserializer=self._probe.response.FromString,
-        )
         self._nobody = f"edgecut-probe-{uuid.uuid4().hex}"
+        try:
+            address = parse_address(server, security)
+            if not address.scheme.startswith("grpc"):
+                raise ServerError(f"{server} is asked over HTTP, but a probe needs gRPC; give the server's gRPC port")
+            self._transport = GrpcTransport(server, address, security)
+            self._tls = Credentials(security, address.tls, "h2").context()
+        except TransportError as error:
+            raise ServerError(str(error)) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
 
     def open(self) -> None:
         """Connect, and find out whether the server knows our call."""
-        self._connect()
         try:
-            self._call(self._probe.request(), timeout=self._patience_s())
+            self._transport.ask(self._probe.path, b"", min(CONNECT_S, self._patience_s()))
             self.echoes = True
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise self.failure(error, self.timeout_s) from None
+        except TransportError as error:
+            if error.kind != "protocol":
+                raise ServerError(str(error)) from None
 
     def left_s(self) -> float:
         return self.end - time.monotonic()
@@ -149,10 +153,10 @@ class _Caller(CloudClient):
         return min(1.0, (time.monotonic() - self.start) / (self.end - self.start))
 
     def round_trips(self) -> RoundTrips:
-        host, _, port = self.server.rpartition(":")
+        address = self._transport.address
         until, timeout_s = time.monotonic() + self.left_s() / 8, max(1.0, self.left_s() / 4)
         try:
-            return round_trips(host.strip("[]"), int(port), CONNECTIONS, until, timeout_s)
+            return round_trips(address.host, address.port, CONNECTIONS, until, timeout_s, self._tls)
         except OSError as error:
             raise ServerError(f"{self.server} cannot be reached ({error.strerror or error}); start it again") from None
 
@@ -172,7 +176,7 @@ class _Caller(CloudClient):
         payload = echo.random_bytes(size if direction == "uplink" else 0)
         try:
             if not self.echoes:
-                request = self._request(model_name=self._nobody, raw_input_contents=[payload])
+                request = oip.message("ModelInferRequest")(model_name=self._nobody, raw_input_contents=[payload])
                 request.inputs.add(name="x", datatype="UINT8", shape=[size])
                 return self._timed(lambda: self._refused(request))
             call = self._probe.request(payload=payload, answer_bytes=size if direction == "downlink" else 0)
@@ -184,35 +188,35 @@ class _Caller(CloudClient):
         if self.echoes:
             self._echoed(self._probe.request())
         else:
-            self._stub.ServerLive(oip.message("ServerLiveRequest")(), timeout=self._patience_s())
+            self._transport.ask(SERVICE + "ServerLive", b"", self._patience_s())
 
     def _echoed(self, request: Any) -> None:
-        answer = self._call(request, timeout=self._patience_s())
-        if len(answer.payload) != request.answer_bytes:
-            raise ServerError(f"{self.server} sent {len(answer.payload)} bytes, {request.answer_bytes} were asked for")
+        data = self._transport.ask(self._probe.path, request.SerializeToString(), self._patience_s())
+        got = len(self._probe.response.FromString(data).payload)
+        if got != request.answer_bytes:
+            raise ServerError(f"{self.server} sent {got} bytes, {request.answer_bytes} were asked for")
 
     def _refused(self, request: Any) -> None:
         try:
-            self._stub.ModelInfer(request, timeout=self._patience_s())
-        except grpc.RpcError as error:
-            if error.code() in _TAKEN:
+            self._transport.ask(SERVICE + "ModelInfer", request.SerializeToString(), self._patience_s())
+        except TransportError as error:
+            if error.code in _TAKEN:
                 return
             raise
         raise ServerError(f"{self.server} answers for models it does not have; its link cannot be measured")
 
     def _timed(self, call: Callable[[], object]) -> float:
-        patience_s = self._patience_s()
         start = time.perf_counter()
         try:
             call()
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        except TransportError as error:
+            if error.code == "RESOURCE_EXHAUSTED":
                 raise _TooLarge from None
-            raise self.failure(error, round(patience_s, 1)) from None
+            raise ServerError(str(error)) from None
         return time.perf_counter() - start
 
     def _patience_s(self) -> float:
-        return max(1.0, self.left_s())
+        return round(max(1.0, self.left_s()), 1)
 
 
 class _TooLarge(Exception):

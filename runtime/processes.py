@@ -13,23 +13,28 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ServerError
+
+if TYPE_CHECKING:
+    from .namespaces import Namespace
 
 START_S = 30.0
 END_S = 10.0
 
 
 @contextlib.contextmanager
-def child(arguments: Sequence[str], what: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m ARGUMENTS` with piped input and output, ended when the block does.
+def child(arguments: Sequence[str], what: str, inside: Namespace | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`python -m ARGUMENTS` with piped input and output, in a namespace where given, ended when the block does.
 
     A group of its own keeps a terminal's Ctrl-C from it: the parent ends it in order.
     """
     command = [sys.executable, "-P", "-m", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command,
+        command if inside is None else inside.entering(command),
+        pass_fds=() if inside is None else inside.fds,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,10 +54,15 @@ def child(arguments: Sequence[str], what: str) -> Iterator[subprocess.Popen[str]
 
 
 @contextlib.contextmanager
-def cloud_server(models_root: Path, threads: int) -> Iterator[tuple[str, int]]:
-    """Our server of a model repository on loopback, in a process of its own; yields (host, port)."""
+def cloud_server(models_root: Path, threads: int, inside: Namespace | None = None) -> Iterator[tuple[str, int]]:
+    """Our server of a model repository in a process of its own; yields (host, port).
+
+    On loopback, or at the address of a namespace, which nobody outside can reach and which needs no TLS therefore.
+    """
     arguments = ["edgecut.runtime.server", os.fspath(models_root), str(threads)]
-    with child(arguments, "the server") as process:
+    if inside is not None:
+        arguments += ["--host", inside.address, "--plaintext"]
+    with child(arguments, "the server", inside) as process:
         line = first_line(process, "the server")
         host, _, port = line.rpartition("grpc://")[2].rpartition(":")
         if not port.isdecimal():

@@ -216,7 +216,7 @@ class Relay:
         self.close()
 
     def _run(self) -> None:
-        _sleep_precisely()
+        sleep_precisely()
         try:
             while self._turn():
                 pass
@@ -379,7 +379,7 @@ def _raise_pending(end: socket.socket) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def _sleep_precisely() -> None:
+def sleep_precisely() -> None:
     """Let this thread's timers end within a microsecond instead of Linux's usual fifty."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)

@@ -1,10 +1,11 @@
-"""The cloud server: ONNX Runtime behind the Open Inference Protocol over gRPC, with a pool of threads.
+"""The cloud server: ONNX Runtime behind the Open Inference Protocol, over gRPC and, where asked, REST on a second port.
 
-It serves a folder in Triton's layout and answers every malformed request with a status and one sentence:
-NOT_FOUND for a model or version, INVALID_ARGUMENT for tensors, RESOURCE_EXHAUSTED for size, INTERNAL without any of
-the payload where inference itself fails. Inputs that hold NaN or infinity are refused unless allowed: they come
-from a fault upstream and would come back as a plausible answer. One call beyond the protocol answers `edgecut probe`,
-see `echo`. There is no encryption and no login here: bind it to loopback or put a proxy in front.
+It serves folders in Triton's layout and answers every malformed request with a status and one sentence: NOT_FOUND for
+a model or version, INVALID_ARGUMENT for tensors, RESOURCE_EXHAUSTED for size, memory or a full queue,
+DEADLINE_EXCEEDED where the client's deadline passed in the queue, UNAVAILABLE while stopping, INTERNAL without any of
+the payload where inference itself fails. Inputs that hold NaN or infinity are refused unless allowed: they come from a
+fault upstream and would come back as a plausible answer. One call beyond the protocol answers `edgecut probe`, see
+`echo`. Beyond loopback it listens with TLS only, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -12,53 +13,83 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
+import ipaddress
 import os
 import queue
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Self
-
-import grpc
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ..errors import EdgecutError, ServerError
 from ..models.session import open_session
-from . import echo, oip
+from .admission import HELD_MESSAGES, LEAST_HELD_BYTES, Admission
+from .batching import Batching
+from .catalogue import Catalogue
+from .desk import Desk
+from .grpc_server import GrpcServer
+from .http_server import HttpServer
+from .metrics import Metrics
 from .processes import await_end_of_input, await_ending
-from .repository import PLATFORM, read_repository
-from .served import MakeSession, Refusal, ServedModel
+from .request_log import RequestLog
+from .rest import Rest
+from .served import MakeSession, ServedModel
+from .tls import Certificates
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-# Calls beyond these many for each worker are answered RESOURCE_EXHAUSTED instead of piling up in memory.
-WAITING_PER_WORKER = 32
+# Made here, because there may be no memory for it later.
+_LOST_THREAD = b"the server lost a thread that it cannot do without, for want of memory perhaps; start it again\n"
+QUEUE = 128
+MAX_CONNECTIONS = 256
+Root = str | os.PathLike[str]
+
+
+class Protection(NamedTuple):
+    """What connections are protected with: paths of PEM files and of a file of bearer tokens, never their contents.
+
+    `plaintext` allows listening without TLS on other addresses than loopback.
+    """
+
+    certificate: str | None = None
+    key: str | None = None
+    client_ca: str | None = None
+    token_file: str | None = None
+    plaintext: bool = False
 
 
 class CloudServer:
     """A server of every model and version below `models_root`, in threads of this process.
 
     Args:
-        models_root: A model repository, see `repository`.
+        models_root: A model repository, see `repository`, or several; no model may be in two of them.
         host: The address to listen on.
-        port: The port, 0 for any free one.
+        port: The port of gRPC, 0 for any free one.
         threads: Threads of one inference.
         workers: Requests that are worked on at the same time.
         max_message_bytes: The largest request or answer.
         make_session: Makes the session of a model file; by default `open_session` with `threads`.
         allow_nonfinite: Whether inputs may hold NaN or infinity.
+        rest_port: The port of REST, 0 for any free one, None for none.
+        queue: Requests that wait for a worker; those beyond are refused at once.
+        max_connections: To the REST port, at the same time.
+        batching: Whether and how requests are stacked.
+        protection: TLS and tokens.
+        log: Where requests and warnings are written; by default warnings to standard error.
     """
 
     def __init__(
         self,
-        models_root: str | os.PathLike[str],
+        models_root: Root | Sequence[Root],
         host: str = "127.0.0.1",
         port: int = 0,
         threads: int = 1,
@@ -66,45 +97,98 @@ class CloudServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         make_session: MakeSession | None = None,
         allow_nonfinite: bool = False,
+        *,
+        rest_port: int | None = None,
+        queue: int = QUEUE,
+        max_connections: int = MAX_CONNECTIONS,
+        batching: Batching | None = None,
+        protection: Protection | None = None,
+        log: RequestLog | None = None,
     ) -> None:
-        self.host = host
-        self.port = port
-        self.models: dict[str, dict[str, ServedModel]] = {}
-        self._root = models_root
-        self._workers = workers
-        self._max_message_bytes = max_message_bytes
+        self.host, self.port, self.rest_port = host, port, rest_port
+        self.catalogue = Catalogue()
+        self.metrics = Metrics()
+        self.log = log or RequestLog()
+        self.admission = Admission(workers, queue, max(LEAST_HELD_BYTES, HELD_MESSAGES * max_message_bytes))
+        self._roots = [models_root] if isinstance(models_root, (str, os.PathLike)) else list(models_root)
+        self._max_message_bytes, self._max_connections = max_message_bytes, max_connections
         self._make_session = make_session or (lambda model: open_session(model, threads))
         self._finite = not allow_nonfinite
-        self._server: grpc.Server | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._batching = batching or Batching()
+        self._protection = protection or Protection()
+        self._grpc: GrpcServer | None = None
+        self._rest: HttpServer | None = None
+
+    @property
+    def models(self) -> dict[str, dict[str, ServedModel]]:
+        """The models by name and version."""
+        return self.catalogue.models
+
+    @property
+    def address(self) -> str:
+        """host:port of gRPC, with an IPv6 host in brackets."""
+        return _address(self.host, self.port)
+
+    @property
+    def urls(self) -> list[str]:
+        """Where it listens, gRPC first."""
+        tls = "s" if self._protection.certificate else ""
+        found = [f"grpc{tls}://{self.address}"]
+        if self.rest_port is not None:
+            found.append(f"http{tls}://{_address(self.host, self.rest_port)}")
+        return found
 
     def start(self) -> int:
-        """Load all models, listen, and return the port.
+        """Load all models, listen, and return the port of gRPC.
 
         Raises:
-            BundleError: the repository is unreadable, empty or inconsistent.
+            BundleError: a repository is unreadable, empty or inconsistent, or two have a model of one name.
             ModelError: a model file is damaged or is not what its configuration says.
             DeviceError: ONNX Runtime is missing.
-            ServerError: the address is taken or is none of this machine.
+            ServerError: an address is taken or is none of this machine, would be open without TLS, or a certificate,
+                key or token file cannot be used.
         """
-        if self._server is not None:
+        if self._grpc is not None:
             raise ServerError("this server runs already; stop it first")
-        for stored in read_repository(self._root):
-            # The highest version last, so that it is the one a request without a version finds.
-            self.models[stored.name] = {
-                str(version): ServedModel(stored, version, self._make_session, finite=self._finite)
-                for version in stored.versions
-            }
-        self._listen()
+        tokens, certificates = self._secrets()
+        for port in (self.port, *([] if self.rest_port is None else [self.rest_port])):
+            _check_address(self.host, port, self._protection)
+        self.catalogue.load(self._roots, self._make_session, finite=self._finite)
+        desk = Desk(self.catalogue, self.admission, self.metrics, self.log, self._batching)
+        version = own_version()
+        grpc_server = GrpcServer(desk, self._max_message_bytes, tokens, certificates, version)
+        self.port = grpc_server.start(self.address)
+        self._grpc = grpc_server
+        if self.rest_port is not None:
+            rest = Rest(desk, tokens, self._max_message_bytes, version)
+            context = None if certificates is None else certificates.context
+            http = HttpServer(self.host, self.rest_port, rest, self._max_connections, context)
+            rest.connections = lambda: http.connections
+            try:
+                self.rest_port = http.start()
+            except ServerError:
+                self.stop(0.0)
+                raise
+            self._rest = http
         return self.port
+
+    def drain(self) -> None:
+        """Be no longer ready and refuse new requests; those that are held go on."""
+        self.admission.close()
+        if self._grpc is not None:
+            self._grpc.tell()
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Take no new requests, finish those at hand for at most `grace_s` seconds, then cut off the rest."""
-        if self._server is None or self._pool is None:
+        if self._grpc is None:
             return
-        self._server.stop(grace_s).wait()
-        self._pool.shutdown(wait=True)
-        self._server = self._pool = None
+        end = time.monotonic() + grace_s
+        self.drain()
+        self.admission.wait_until_empty(grace_s)
+        if self._rest is not None:
+            self._rest.stop(max(0.0, end - time.monotonic()))
+        self._grpc.stop(max(0.0, end - time.monotonic()))
+        self._grpc = self._rest = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -115,117 +199,42 @@ class CloudServer:
     ) -> None:
         self.stop()
 
-    @property
-    def address(self) -> str:
-        """host:port, with an IPv6 host in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def _listen(self) -> None:
-        _check_address(self.host, self.port)
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="edgecut-serve")
-        self._server = grpc.server(
-            self._pool,
-            options=_options(self._max_message_bytes),
-            maximum_concurrent_rpcs=self._workers * WAITING_PER_WORKER,
-        )
-        echoing = echo.generic_handler(self._max_message_bytes)
-        self._server.add_generic_rpc_handlers((oip.generic_handler(_Servicer(self.models)), echoing))
-        try:
-            self.port = self._server.add_insecure_port(self.address)
-        except RuntimeError:
-            self._server = None
-            raise ServerError(f"cannot listen on {self.address}; choose another host or port") from None
-        self._server.start()
+    def _secrets(self) -> tuple[Tokens | None, Certificates | None]:
+        """What was asked for, read and checked. Raises ServerError."""
+        given = self._protection
+        if bool(given.certificate) != bool(given.key) or (given.client_ca and not given.certificate):
+            raise ServerError("TLS needs both a certificate and its key; give --tls-cert and --tls-key")
+        certificates = None
+        if given.certificate and given.key:
+            certificates = Certificates(given.certificate, given.key, given.client_ca, self.log.warn)
+        return None if given.token_file is None else Tokens(given.token_file, self.log.warn), certificates
 
 
-class _Servicer:
-    """The protocol's six calls over the loaded models."""
+def serve(server: CloudServer, grace_s: float = 10.0, until_input_ends: bool = False) -> None:
+    """Run a server until SIGTERM or SIGINT, finish the requests at hand, and return; main thread only.
 
-    def __init__(self, models: Mapping[str, Mapping[str, ServedModel]]) -> None:
-        self._models = models
-        self._live = oip.message("ServerLiveResponse")(live=True)
-        self._ready = oip.message("ServerReadyResponse")(ready=True)
-
-    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._live
-
-    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._ready
-
-    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            self._find(request.name, request.version)
-        except Refusal:
-            return oip.message("ModelReadyResponse")(ready=False)
-        return oip.message("ModelReadyResponse")(ready=True)
-
-    def ServerMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return oip.message("ServerMetadataResponse")(name="edgecut", version=_own_version())
-
-    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            model = self._find(request.name, request.version)
-        except Refusal as refusal:
-            context.abort(refusal.code, str(refusal))
-        response = oip.message("ModelMetadataResponse")(name=model.name, platform=PLATFORM)
-        response.versions.extend(self._models[model.name])
-        for field, specs in ((response.inputs, model.inputs), (response.outputs, model.outputs)):
-            for spec in specs.values():
-                field.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        return response
-
-    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return self._find(request.model_name, request.model_version).infer(request)
-        except Refusal as refusal:
-            context.abort(refusal.code, str(refusal))
-
-    def _find(self, name: str, version: str) -> ServedModel:
-        versions = self._models.get(name)
-        if versions is None:
-            raise Refusal(grpc.StatusCode.NOT_FOUND, f"no model '{name[:100]}' here; there is {sorted(self._models)}")
-        model = versions.get(version or list(versions)[-1])
-        if model is None:
-            sentence = f"model '{name}' has no version '{version[:100]}'; there is {list(versions)}"
-            raise Refusal(grpc.StatusCode.NOT_FOUND, sentence)
-        return model
-
-
-def serve(
-    models_root: str | os.PathLike[str],
-    host: str = "127.0.0.1",
-    port: int = 0,
-    *,
-    threads: int = 1,
-    workers: int = 8,
-    max_message_bytes: int = MAX_MESSAGE_BYTES,
-    make_session: MakeSession | None = None,
-    allow_nonfinite: bool = False,
-    grace_s: float = 10.0,
-    until_input_ends: bool = False,
-) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests at hand and return; main thread only.
-
-    Prints one line once it answers. Arguments and errors are those of `CloudServer`; `grace_s` bounds the finishing,
-    and `until_input_ends` stops it also when standard input closes, because the parent is gone.
+    Prints a line for each address once it answers. `grace_s` bounds the finishing, a second signal ends the process at
+    once, and `until_input_ends` stops it also when standard input closes, because the parent is gone.
     """
     # A SimpleQueue, because its put is safe in a signal handler; an Event's set can wait for a lock held below it.
     stopping: queue.SimpleQueue[int] = queue.SimpleQueue()
-    before = {number: signal.signal(number, lambda number, _: stopping.put(number)) for number in _STOPPING}
     _keep_freed_memory()
-    server = CloudServer(
-        models_root, host, port, threads, workers, max_message_bytes, make_session, allow_nonfinite=allow_nonfinite
-    )
-    try:
-        server.start()
-        print(f"serving {', '.join(server.models)} on grpc://{server.address}", flush=True)
-        if until_input_ends:
-            threading.Thread(target=await_end_of_input, args=(stopping,), daemon=True).start()
-        await_ending(stopping)
-    finally:
-        server.stop(grace_s)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    threading.excepthook = _end_with_thread
+    with _signals_into(stopping):
+        try:
+            server.start()
+            first, *others = server.urls
+            gc.collect()
+            gc.freeze()  # nothing that is loaded now is looked through again while requests wait
+            print(f"serving {', '.join(server.models)} on {first}", *(f"and on {url}" for url in others), sep="\n")
+            sys.stdout.flush()
+            if until_input_ends:
+                threading.Thread(target=await_end_of_input, args=(stopping,), daemon=True).start()
+            await_ending(stopping)
+            server.drain()
+            threading.Thread(target=_end_at_once, args=(stopping,), daemon=True).start()
+        finally:
+            server.stop(grace_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,30 +242,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="edgecut.runtime.server", description="Serve a model repository to a parent.")
     parser.add_argument("models_root")
     parser.add_argument("threads", type=int, nargs="?", default=1, help="of one inference")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--plaintext", action="store_true", help="also where that is no loopback address")
     given = parser.parse_args(arguments)
+    protection = Protection(plaintext=given.plaintext)
     try:
-        serve(given.models_root, threads=given.threads, until_input_ends=True)
+        server = CloudServer(given.models_root, given.host, threads=given.threads, protection=protection)
+        serve(server, until_input_ends=True)
     except EdgecutError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
-    return [
-        # Else a second server on the port would silently share its connections.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        # An edge device that went away without a word is noticed within a minute and a half.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ]
+def own_version() -> str:
+    """Of edgecut."""
+    try:
+        return metadata.version("edgecut")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
-def _check_address(host: str, port: int) -> None:
+@contextlib.contextmanager
+def _signals_into(stopping: queue.SimpleQueue[int]) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda number, _: stopping.put(number)) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with_thread(lost: threading.ExceptHookArgs) -> None:
+    """Without a thread of gRPC's own its port would never answer again; a process that ends is noticed."""
+    if lost.exc_type is not MemoryError and (lost.thread is None or not lost.thread.name.endswith("(_serve)")):
+        threading.__excepthook__(lost)
+        return
+    os.write(2, _LOST_THREAD)
+    os._exit(1)
+
+
+def _end_at_once(stopping: queue.SimpleQueue[int]) -> None:
+    """What a second signal does. The end of input, a 0, is none."""
+    while not (number := stopping.get()):
+        pass
+    os._exit(128 + number)
+
+
+def _check_address(host: str, port: int, protection: Protection) -> None:
     """Bind once before gRPC does, which knows no reason and logs a page where it fails. Raises ServerError."""
     if not 0 <= port <= 65535:  # the resolver would cut off the upper bits
         raise ServerError(f"cannot listen on port {port}; choose one from 0, any free one, to 65535")
@@ -268,13 +301,15 @@ def _check_address(host: str, port: int) -> None:
     except (OSError, UnicodeError) as error:  # a name with a part beyond 63 letters is a UnicodeError
         reason = getattr(error, "strerror", None) or "no such name"
         raise ServerError(f"cannot listen on {host}:{port} ({reason}); choose another host or port") from None
+    if not (protection.certificate or protection.plaintext or ipaddress.ip_address(str(address[0])).is_loopback):
+        raise ServerError(
+            f"{host} can be reached from other machines, and there is no TLS; give --tls-cert and --tls-key, or "
+            "--plaintext where the network itself is protected"
+        )
 
 
-def _own_version() -> str:
-    try:
-        return metadata.version("edgecut")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _keep_freed_memory() -> None:

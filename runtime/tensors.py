@@ -110,14 +110,17 @@ def decode(tensor: Any, raw: bytes | None) -> Array:
     Raises:
         TensorError: datatype unknown, a size negative or absurd, or the contents are not what the shape needs.
     """
-    name, datatype = tensor.name, tensor.datatype
-    dtype = DTYPES.get(datatype)
-    if dtype is None:
-        raise TensorError(f"tensor '{name}' has datatype '{datatype}', known are {', '.join(sorted(DTYPES))}")
+    if raw is not None:
+        return from_bytes(tensor.name, tensor.datatype, tensor.shape, raw)
     shape = tuple(tensor.shape)
-    count = _count(name, shape)
-    if raw is None:
-        return _typed(tensor, dtype, shape, count)
+    dtype, count = claims(tensor.name, tensor.datatype, shape)
+    return _typed(tensor, dtype, shape, count)
+
+
+def from_bytes(name: str, datatype: str, sizes: Sequence[int], raw: bytes | memoryview) -> Array:
+    """The read-only array of raw contents, sharing their memory. Raises TensorError as `decode`."""
+    shape = tuple(sizes)
+    dtype, count = claims(name, datatype, shape)
     if len(raw) != count * dtype.itemsize:
         raise TensorError(
             f"tensor '{name}' needs {count * dtype.itemsize} bytes for {datatype} {list(shape)}, got {len(raw)}"
@@ -125,7 +128,17 @@ def decode(tensor: Any, raw: bytes | None) -> Array:
     flat = np.frombuffer(raw, dtype) if raw else _read_only(np.empty(0, dtype))
     if datatype == "BOOL" and raw and flat.view(np.uint8).max() > 1:
         raise TensorError(f"tensor '{name}' is BOOL but has bytes other than 0 and 1")
+    if not flat.flags.aligned:  # behind a header of any length; runtimes want whole words
+        flat = _read_only(flat.copy())
     return flat.reshape(shape)
+
+
+def claims(name: str, datatype: str, sizes: Sequence[int]) -> tuple[np.dtype[Any], int]:
+    """The dtype and number of elements that a sender states. Raises TensorError where they cannot be."""
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        raise TensorError(f"tensor '{name}' has datatype '{datatype}', known are {', '.join(sorted(DTYPES))}")
+    return dtype, _count(name, tuple(sizes))
 
 
 def decode_all(tensors: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, Array]:
@@ -144,7 +157,9 @@ def decode_all(tensors: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[st
     for tensor, raw in zip(tensors, pieces, strict=True):
         if tensor.name in arrays:
             raise TensorError(f"tensor '{tensor.name}' comes twice")
-        if raw is not None and tensor.HasField("contents"):
+        if (
+            raw is not None and tensor.HasField("contents") and tensor.contents.ListFields()
+        ):  # MLServer sends both, one empty
             raise TensorError(f"tensor '{tensor.name}' has both raw and typed contents, send one of them")
         arrays[tensor.name] = decode(tensor, raw)
     return arrays

@@ -100,7 +100,7 @@ def test_what_the_commands_say_fits_what_they_wrote(walked: tuple[Path, dict[str
     folder, said = walked
     planned, measured = Plan.load(folder / "p.json"), Measurement.load(folder / "m.json")
     assert planned.choice in said["plan"] and all(row.name in said["plan"] for row in planned.cuts)
-    assert "b is intact: 10 files" in said["verify"] and measured.bundle_id in said["verify"]
+    assert "b is intact: 18 files" in said["verify"] and measured.bundle_id in said["verify"]
     assert measured.bundle_id not in said["verify cloud"] and "intact" in said["verify cloud"]
     assert measured.link.name == "lte" and measured.plan.choice == planned.choice
     logits = np.load(folder / "logits.npy")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecut.models.load import Model, load_model
+from edgecut.noise_kernels.collection import NoiseCollection
 from edgecut.profiler.kit import KitSettings, write_kit
 
 SOURCE = Path(__file__).with_name("fake_cuda.c")
@@ -134,3 +138,140 @@ def kit_folder(_written: Path, tmp_path: Path) -> Path:
 def settings() -> KitSettings:
     """What the kit is written with."""
     return SETTINGS
+
+
+def _linear(path: Path, weights: np.ndarray, ends: tuple[str, str], bias: float) -> bytes:
+    """`y = x @ weights + bias` with an open batch."""
+    nodes = [helper.make_node("MatMul", [ends[0], "w"], ["m"]), helper.make_node("Add", ["m", "b"], [ends[1]])]
+    values = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.float32(bias), "b")]
+    shapes = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", s])
+        for n, s in zip(ends, weights.shape, strict=True)
+    ]
+    graph = helper.make_graph(nodes, "g", shapes[:1], shapes[1:], values)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    path.write_bytes(made.SerializeToString())
+    return path.read_bytes()
+
+
+SIZES = (6, 40, 3)
+
+
+class Side:
+    """A small edge side written by hand: x [6] through `first` to the cut a [40], and through `second` to y [3]."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        generator = np.random.default_rng(0)
+        self.first = generator.standard_normal(SIZES[:2]).astype(np.float32)
+        self.second = generator.standard_normal(SIZES[1:]).astype(np.float32)
+        _linear(folder / "edge.onnx", self.first, ("x", "a"), 0.5)
+        self.cloud = _linear(folder / "fallback.onnx", self.second, ("a", "y"), -1.0)
+        orders = np.stack([generator.permutation(SIZES[1]) for _ in range(4)])
+        self.collection = NoiseCollection(
+            loc=[0.0, 1.0, -1.0, 3.0],
+            scale=[1.0, 2.0, 0.5, 1.0],
+            orders=orders,
+            tensors=[("a", (SIZES[1],))],
+            model_digest="sha256:" + "a" * 64,
+            cut="a",
+        )
+        (folder / "noise.npz").write_bytes(self.collection.to_bytes())
+        self.values: dict[str, Any] = {
+            "kind": "edge-side",
+            "version": 2,
+            "model_name": "small",
+            "input": {"name": "x", "dtype": "float32", "shape": [SIZES[0]], "below": None},
+            "pixels": None,
+            "cut": [{"name": "a", "dtype": "float32", "shape": [SIZES[1]], "below": None}],
+            "answer": {"name": "y", "dtype": "float32", "shape": [SIZES[2]], "below": None},
+            "mechanism": "shredder",
+            "target": {
+                "name": "cpu",
+                "runtime": "onnxruntime-cpu",
+                "opset": 13,
+                "ir_version": 7,
+                "precision": "float32",
+                "batch": None,
+            },
+            "fallback": "fallback.onnx",
+            "engines": [],
+        }
+        self.write()
+
+    def write(self, **changes: Any) -> None:
+        """The manifest anew, of the files that are there."""
+        self.values.update(changes)
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+        stored = [
+            {
+                "path": path.relative_to(self.folder).as_posix(),
+                "size_bytes": path.stat().st_size,
+                "digest": "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+            for path in files
+        ]
+        (self.folder / "manifest.json").write_text(json.dumps({**self.values, "files": stored}))
+
+    def activation(self, x: np.ndarray) -> np.ndarray:
+        """The cut for an input, without noise."""
+        return np.asarray(x @ self.first + np.float32(0.5))
+
+    def answer(self, a: np.ndarray) -> np.ndarray:
+        """The answer for what reaches the cloud."""
+        return np.asarray(a @ self.second - np.float32(1.0))
+
+
+@pytest.fixture(scope="session")
+def cloud_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The cloud partition that belongs to every `side`."""
+    return Side(tmp_path_factory.mktemp("side") / "edge").cloud
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Side:
+    """A small edge side; change it as you like."""
+    return Side(tmp_path / "edge")
+
+
+class FakeCaller:
+    """Servers that run `side.answer`; keeps what they are sent. `fails` is raised, or called, before an answer."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.sent: list[np.ndarray] = []
+        self.fails: Any = None
+        self.batch, self.closed, self.metadata_calls = -1, False, 0
+        self.change: Any = lambda y: y
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        self.metadata_calls += 1
+        self._fail()
+        assert model == "small"
+        return {"inputs": [("a", "FP32", [self.batch, 40])], "outputs": [("y", "FP32", [self.batch, 3])]}
+
+    def infer(self, model: str, tensors: Any, timeout_s: float | None = None) -> dict[str, np.ndarray]:
+        ((name, array),) = tensors
+        assert (model, name, array.dtype) == ("small", "a", np.float32)
+        self.sent.append(array)
+        self._fail()
+        return {"y": self.change(self.side.answer(array))}
+
+    def _fail(self) -> None:
+        if callable(self.fails):
+            self.fails()
+        elif self.fails is not None:
+            raise self.fails
+
+    def state(self) -> dict[str, str]:
+        return {"cloud:1": "closed"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def caller(side: Side) -> FakeCaller:
+    """Stands for a Caller and the servers behind it."""
+    return FakeCaller(side)

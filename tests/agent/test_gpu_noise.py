@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgecut.agent import cuda, gpu_noise, nvrtc
+from edgecut.agent import cuda, edge_part, gpu_noise, nvrtc
 from edgecut.agent.backends import BackendError, Settings
+from edgecut.agent.edge_part import EdgePart
+from edgecut.agent.edge_side import Description, EdgeSide, Target, Tensor
 from edgecut.agent.gpu_noise import GpuNoise, source
 from edgecut.agent.gpu_runner import GpuRunner
 from edgecut.agent.onnxruntime_cuda import CudaSessionRunner
@@ -359,6 +361,84 @@ def test_noise_behind_tensorrt(device: Any, monkeypatch: pytest.MonkeyPatch, ver
         "record", "to device", "record", "work", "wait", "edgecut_noise_add", "record", "to host", "record",
     ]  # fmt: skip
     assert [what for number, what in log if number != main] == ["wait", "edgecut_noise_block", "record"]
+
+
+def doubling_side(monkeypatch: pytest.MonkeyPatch, version: str, driver: Any, opened: list[Any]) -> EdgeSide:
+    """An edge side whose partition, and the rest of its model, double what they get, on the stand-in for TensorRT."""
+    trt = load(TESTS / "agent" / "test_tensorrt_engine.py")
+    # The stand-in's own flush is for one stream alone, and here are two runners.
+    every = SimpleNamespace(flush=driver.library.cuCtxSynchronize, work=driver.work)
+
+    def open_runner(model: bytes, feed: Any, settings: Settings) -> TensorRTRunner:
+        assert model in (b"edge", b"rest")
+        feed = {"x": next(iter(feed.values()))}  # the stand-in's input is always called so
+        opened.append(TensorRTRunner(trt.Library(version, every), model, feed, settings, driver.path))
+        call = opened[-1].call
+        opened[-1].call = lambda feed: call({"x": next(iter(feed.values()))})
+        return opened[-1]
+
+    monkeypatch.setattr(edge_part, "load_backend", lambda name: SimpleNamespace(open_runner=open_runner))
+    tensors = [Tensor(name, "float32", (6,), None) for name in ("x", "y", "y")]
+    description = Description(
+        "small", tensors[0], None, (tensors[1],), tensors[2], "shredder",
+        Target("tx2", "tensorrt", "float32", 1), "rest.onnx", (), (),
+    )  # fmt: skip
+    files = {"edge.onnx": b"edge", "rest.onnx": b"rest", "noise.npz": make(6, [("y", (6,))]).to_bytes()}
+    return EdgeSide("folder", "sha256:0", description, files)
+
+
+@pytest.mark.deep
+def test_an_edge_part_on_a_gpu(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Item by item, and nothing without noise is ever copied back."""
+    seeds = Foretold()
+    opened: list[Any] = []
+    monkeypatch.setattr(gpu_noise, "NoiseStream", lambda: seeds)
+    side = doubling_side(monkeypatch, "8.2.1.8", device.driver, opened)
+    part = EdgePart(side, cache=str(tmp_path))
+    try:
+        assert (part.backend, part.noise_on, part.draw(3)) == ("tensorrt", "the GPU", None)
+        x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+        device.log()
+        (noisy,) = part.protected(x)
+        log = [what for _, what in device.log()]
+    finally:
+        part.close()
+    assert np.abs(noisy - (2 * x + expected(make(6), seeds.given))).max() <= 2e-5
+    assert log.count("to host") == 3 == log.count("edgecut_noise_add")
+    assert all(
+        log[:i].count("edgecut_noise_add") > log[:i].count("to host") for i, w in enumerate(log) if w == "to host"
+    )
+
+
+@pytest.mark.deep
+def test_an_edge_part_on_a_gpu_with_the_rest(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rest needs the activation as it is, so the noise is added here."""
+    opened: list[Any] = []
+    side = doubling_side(monkeypatch, "10.3.0", device.driver, opened)
+    part = EdgePart(side, cache=str(tmp_path), with_rest=True)
+    try:
+        x = np.arange(12, dtype=np.float32).reshape(2, 6)
+        made = part.run(x)
+        assert made.clean is not None and part.noise_on == "the processor" and len(opened) == 2
+        assert np.array_equal(made.clean[0], 2 * x) and np.abs(made.noisy[0] - 2 * x).min() > 0
+        assert np.array_equal(part.rest(made.clean), 4 * x)
+    finally:
+        part.close()
+
+
+@pytest.mark.deep
+def test_an_edge_part_whose_gpu_cannot_make_noise(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_compiler(*_: Any) -> bytes:
+        raise BackendError("there is no NVRTC")
+
+    monkeypatch.setattr(nvrtc, "kernel_code", no_compiler)
+    side = doubling_side(monkeypatch, "10.3.0", device.driver, [])
+    part = EdgePart(side, cache=str(tmp_path))
+    try:
+        (noisy,) = part.protected(np.zeros((1, 6), np.float32))
+        assert part.noise_on == "the processor, since there is no NVRTC" and np.abs(noisy).min() > 0
+    finally:
+        part.close()
 
 
 @pytest.mark.deep

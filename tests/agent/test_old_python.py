@@ -1,6 +1,6 @@
 """What runs on the device keeps to Python 3.6 and imports nothing but the standard library, NumPy and itself.
 
-And, inside functions, the device's runtime.
+And, inside functions, the device's runtime and gRPC.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agent", "noise_kernels")
-RUNTIMES = {"onnxruntime", "pycuda", "tensorrt", "tensorrt_rtx"}
+RUNTIMES = {"grpc", "onnxruntime", "pycuda", "tensorrt", "tensorrt_rtx"}
 VERMIN = [sys.executable, "-c", "from vermin import main; main()", "-t=3.6-", "--no-tips", "--violations"]
 
 

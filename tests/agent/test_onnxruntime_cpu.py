@@ -31,6 +31,22 @@ def test_outputs_are_the_models(kit_folder: Path) -> None:
     runner.close()
 
 
+def test_new_inputs_of_any_batch(kit_folder: Path) -> None:
+    part = read_kit(str(kit_folder)).parts[-1]
+    path, given = f"{kit_folder}/{part.file}", feed(part)
+    runner = open_runner(path, given, Settings())
+    (name,) = given
+    single = next(iter(runner.call(given).values()))
+    (out,) = runner.call({name: np.repeat(given[name], 3, axis=0)}).values()
+    assert out.shape == (3 * len(single), *single.shape[1:]) and np.allclose(out[: len(single)], single, atol=1e-5)
+    (changed,) = runner.call({name: given[name] * 2}).values()
+    assert not np.allclose(changed, single)
+    with pytest.raises(BackendError, match="ONNX Runtime cannot run the model: ") as raised:
+        runner.call({name: given[name][..., :3]})
+    assert "\n" not in str(raised.value)
+    runner.close()
+
+
 def test_what_it_refuses(kit_folder: Path) -> None:
     whole = f"{kit_folder}/whole.onnx"
     with pytest.raises(BackendError, match="in float32; leave the precision out"):
@@ -38,6 +54,8 @@ def test_what_it_refuses(kit_folder: Path) -> None:
     Path(whole).write_bytes(b"no model")
     with pytest.raises(BackendError, match=rf"ONNX Runtime {onnxruntime.__version__} cannot load whole\.onnx: "):
         open_runner(whole, {}, Settings())
+    with pytest.raises(BackendError, match="cannot load the model: "):
+        open_runner(b"no model", {}, Settings())
     with pytest.raises(BackendError, match=r"unknown backend 'tpu'; known: onnxruntime-cpu, onnxruntime-cuda"):
         load_backend("tpu")
     assert load_backend("onnxruntime-cpu") is onnxruntime_cpu

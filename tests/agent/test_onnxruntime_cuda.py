@@ -155,6 +155,20 @@ def test_outputs_and_times(driver: Any, model: str, version: str, monkeypatch: p
 
 
 @pytest.mark.deep
+def test_new_inputs_and_a_model_in_memory(driver: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    off_gpu(monkeypatch, [])
+    data = Path(model).read_bytes()
+    runner = backend.CudaSessionRunner(Runtime(driver), data, FEED, Settings(), driver.path)
+    found = [runner.call({"x": FEED["x"] * factor})["y"] for factor in (1, -1)]
+    with pytest.raises(BackendError, match="is for"):
+        runner.call({"x": FEED["x"][:1]})
+    runner.close()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    for factor, y in zip((1, -1), found, strict=True):
+        assert np.array_equal(y, session.run(None, {"x": FEED["x"] * factor})[0]) and y.dtype == np.float32
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("version", ["1.31.1", "1.11.0"])
 def test_a_silent_fallback_is_caught(driver: Any, model: str, version: str) -> None:
     with pytest.raises(BackendError, match="fell back to CPUExecutionProvider where the GPU was asked for"):

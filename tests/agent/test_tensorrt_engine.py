@@ -6,6 +6,7 @@ import ctypes
 import enum
 import json
 import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -356,3 +357,63 @@ def test_whole_numbers(driver: Any, model: str, version: str, kind: str) -> None
 def test_a_type_without_counterpart_is_refused(driver: Any, model: str) -> None:
     with pytest.raises(BackendError, match="tensor 'x' is of the type BF16"):
         TensorRTRunner(Library("10.3.0", driver, "BF16"), model, FEED, Settings(), driver.path)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(("version", "kind"), [("8.2.1.8", "FLOAT"), ("10.3.0", "FLOAT"), ("8.2.1.8", "INT32")])
+def test_new_inputs(driver: Any, model: str, version: str, kind: str) -> None:
+    """Each call gives arrays of its own; another shape, and numbers that do not fit, are refused."""
+    runner = TensorRTRunner(Library(version, driver, kind), model, FEED, Settings(), driver.path)
+    calls = [runner.call({"x": np.full((1, 6), value, np.int64), "unused": 1})["y"] for value in (1, 2)]
+    with pytest.raises(BackendError, match=r"input 'x' is \[2, 6\], and the engine is for \[1, 6\] alone; open one"):
+        runner.call({"x": np.zeros((2, 6))})
+    with pytest.raises(BackendError, match="input 'x' was not given"):
+        runner.call({})
+    if kind == "INT32":
+        with pytest.raises(BackendError, match="input 'x' has values that int32 cannot hold"):
+            runner.call({"x": np.full((1, 6), 1 << 40)})
+    runner.close()
+    assert [call.tolist() for call in calls] == [[[2.0] * 6], [[4.0] * 6]]
+    assert calls[0].dtype == np.float32
+
+
+@pytest.mark.deep
+def test_an_engine_that_is_ready_is_run(driver: Any, model: str, tmp_path: Path) -> None:
+    """Nothing is built, but where the library does not take it."""
+    library = Library("10.3.0", driver)
+    settings = Settings(cache=str(tmp_path / "cache"), engine=b'{"version": "10.3.0"}')
+    for source, calls in (("ready", 0), ("built", 1), ("kept", 1)):
+        runner = TensorRTRunner(library, model, FEED, settings, driver.path)
+        assert runner.call(FEED)["y"].tolist() == [[0, 2, 4, 6, 8, 10]]
+        runner.close()
+        assert (runner.source, library.calls.count("build")) == (source, calls)
+        settings = settings._replace(engine=b"of another version")
+        library.refused_plans = [b"of another version"]
+
+
+@pytest.mark.deep
+def test_a_model_in_memory(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library sees a file of the user's own, which is gone afterwards; the engine is kept by what was in it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    library, settings = Library("10.3.0", driver), Settings(cache=str(tmp_path / "cache"))
+    seen: list[tuple[bytes, int, int]] = []
+    parser = library.OnnxParser
+
+    def looking(network: Any, log: Any) -> Any:
+        def parse(path: str) -> bool:
+            about = Path(path).stat().st_mode & 0o077, Path(path).parent.stat().st_mode & 0o077
+            seen.append((Path(path).read_bytes(), *about))
+            return True
+
+        made = parser(network, log)
+        made.parse_from_file = parse
+        return made
+
+    library.OnnxParser = looking
+    for data in (b"one model", b"one model", b"another one"):
+        TensorRTRunner(library, data, FEED, settings, driver.path).close()
+    assert [(data, folder) for data, _, folder in seen] == [(b"one model", 0), (b"another one", 0)]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    with pytest.raises((BackendError, OSError)):
+        TensorRTRunner(library, b"a model", FEED, Settings(), driver.path)

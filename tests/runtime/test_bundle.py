@@ -56,9 +56,17 @@ def test_a_bundle_verifies_and_says_what_it_is(bundle_folder: Path, lenet: Model
         "edge/manifest.json",
         "edge/edge.onnx",
         "edge/noise.npz",
+        "edge/noise.c",
+        "edge/noise.cu",
+        "edge/edgecut_edge.pyz",
         "cloud/manifest.json",
         "cloud/model_repository/lenet5/config.pbtxt",
         "cloud/model_repository/lenet5/1/model.onnx",
+        "cloud/model_repository/lenet5/1/model.py",
+        "cloud/model_repository/lenet5/configs/batching.pbtxt",
+        "cloud/model_repository/lenet5/configs/python.pbtxt",
+        "cloud/deploy/kserve.yaml",
+        "cloud/deploy/ray_serve.yaml",
         "profile/plan.json",
         "profile/edge.profile.json",
         "profile/cloud.profile.json",
@@ -85,8 +93,8 @@ def test_both_halves_are_the_model(bundle_folder: Path, lenet: Model) -> None:
 def test_the_cloud_side_tells_nothing_of_the_rest(bundle_folder: Path, learned: LearnedFile, planned: Plan) -> None:
     cloud = {name: text.lower() for name, text in files(bundle_folder / "cloud").items()}
     everything = b"\n".join([*cloud.values(), *(name.encode() for name in cloud)])
-    secrets = [b"noise", b"shredder", b"laplace", b"edgecut.", b"prefix", b"slowdown", b"wifi", b"conv1", b"conv3"]
-    secrets += [b"accuracy", b"privacy", b"profile", b"plan.json", b"latency", b"edge.onnx", b"edge-side"]
+    secrets = [b"noise", b"shredder", b"laplace", b"edgecut.name", b"prefix:c", b"slowdown", b"wifi", b"conv1"]
+    secrets += [b"conv3", b"accuracy", b"privacy", b"profile", b"plan.json", b"latency", b"edge.onnx", b"edge-side"]
     assert [secret for secret in secrets if secret in everything] == []
     collection = learned[0].collection
     kept = learned[1].read_bytes()
@@ -219,7 +227,28 @@ def test_accuracy_is_in_the_manifest_with_its_interval(bundle_folder: Path) -> N
     accuracy = stored["accuracy"]
     assert accuracy["without"]["total"] == 1000 and accuracy["with_noise"]["total"] == 1000 * accuracy["draws"]
     assert accuracy["without"]["low"] < accuracy["without"]["correct"] / 1000 < accuracy["without"]["high"]
+    assert stored["accuracy_of"].startswith("the stored halves in float32")
     assert stored["largest_difference"] < 1e-3 and stored["versions"].keys() >= {"edgecut", "onnx", "numpy"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stated_time_makes_the_whole_bundle_the_same(
+    planned: Plan, learned: LearnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> dict[str, bytes]:
+        return files(bundle(planned, model="lenet5", noise=learned[1], output=tmp_path / name).folder)
+
+    # The noise on the unseen items is fresh each time, so without accuracy.
+    monkeypatch.setattr(bundling, "accuracy_through", lambda *_: None)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first = made("first")
+    assert json.loads(first["manifest.json"])["created_at"] == "2023-11-14T22:13:20+00:00"
+    assert made("second") == first
+    for wrong in ("yesterday", "9" * 30, "1e9"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
+        with pytest.raises(BundleError, match=r"SOURCE_DATE_EPOCH is '.*', which is no time"):
+            made("third")
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgecut.agent import caller
+from edgecut.agent.transport import Security
 from edgecut.errors import ServerError
 from edgecut.models.spec import TensorSpec
-from edgecut.runtime import client as client_module
 from edgecut.runtime import oip
 from edgecut.runtime.client import CloudClient
 from edgecut.runtime.edge import EdgeSession
@@ -95,7 +96,7 @@ def foreign(infer: Any = None, metadata: Any = None) -> Iterator[str]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "CONNECT_S", 1.0)
+    monkeypatch.setattr(caller, "CONNECT_S", 1.0)
 
 
 @pytest.mark.usefixtures("soon")
@@ -103,7 +104,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_of_another_protocol(handler: Any, bundle_folder: Path) -> None:
     start = time.monotonic()
     with speaking(handler) as address, pytest.raises(ServerError, match="Open Inference Protocol") as raised:
-        EdgeSession(bundle_folder, address)
+        EdgeSession(bundle_folder, address, timeout_s=1.0)
     assert time.monotonic() - start < 20
     assert address in str(raised.value) and "\n" not in str(raised.value)
 
@@ -116,7 +117,7 @@ def test_nobody_there(bundle_folder: Path) -> None:
     with pytest.raises(ServerError, match=rf"no server .* 127.0.0.1:{port} \(Connection refused\); start"):
         EdgeSession(bundle_folder, f"127.0.0.1:{port}")
     with pytest.raises(ServerError, match="no server"):
-        EdgeSession(bundle_folder, "no-such-host.invalid:8001")
+        EdgeSession(bundle_folder, "no-such-host.invalid:8001", security=Security(allow_plaintext=True))
     assert time.monotonic() - start < 20
 
 

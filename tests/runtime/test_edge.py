@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecut.errors import BundleError, DataError, EdgecutError, ServerError
+from edgecut.errors import BundleError, DataError, DeviceError, EdgecutError, ServerError
 from edgecut.models.data import load_data
 from edgecut.models.load import Model
 from edgecut.privacy.learn import Learned
+from edgecut.runtime import edge as edge_module
 from edgecut.runtime.edge import EdgeSession
 from edgecut.runtime.manifest import EdgeManifest
 from edgecut.runtime.relay import LinkShape, Relay
@@ -48,14 +50,14 @@ def session(bundle_folder: Path, server: str) -> Iterator[EdgeSession]:
 def sent(session: EdgeSession, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """What the session hands to its client, in order."""
     seen: list[np.ndarray] = []
-    add = session._protector.add
+    add = session.part.protector.add
 
     def recording(activations: list[np.ndarray]) -> list[np.ndarray]:
         noisy = add(activations)
         seen.append(noisy[0].copy())
         return noisy
 
-    monkeypatch.setattr(session._protector, "add", recording)
+    monkeypatch.setattr(session.part.protector, "add", recording)
     return seen
 
 
@@ -87,13 +89,13 @@ def test_bytes_and_floats_of_one_image_agree(session: EdgeSession, sent: list[np
     pixels = load_data("mnist").x_test[:5]
     padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None].astype(np.float32) / 255
     given: list[np.ndarray] = []
-    inner = session._activations
+    inner = session.part.run
 
-    def recording(x: np.ndarray) -> list[np.ndarray]:
+    def recording(x: np.ndarray) -> Any:
         given.append(x)
         return inner(x)
 
-    session._activations = recording
+    session.part.run = recording  # type: ignore[method-assign]
     classes = [session.infer(x).argmax(1) for x in (pixels, pixels[..., None], padded)]
     for x in given:
         np.testing.assert_allclose(x, padded, atol=1e-7)
@@ -167,8 +169,8 @@ def test_only_the_noisy_activation_is_on_the_wire(
     clean = run(bundle_folder / "edge" / "edge.onnx", x)
     with EdgeSession(bundle_folder, address) as session:
         noisy: list[np.ndarray] = []
-        add = session._protector.add
-        monkeypatch.setattr(session._protector, "add", lambda a: noisy.extend(add(a)) or noisy[-1:])
+        add = session.part.protector.add
+        monkeypatch.setattr(session.part.protector, "add", lambda a: noisy.extend(add(a)) or noisy[-1:])
         session.infer(x)
     wire = b"".join(kept)
     assert noisy[0].tobytes() in wire
@@ -190,7 +192,7 @@ def test_a_stopped_server_meets_the_deadline_and_a_woken_one_is_used_again(bundl
             session.infer(images(1))
         assert 0.5 < time.monotonic() - start < 10
         process.send_signal(signal.SIGCONT)
-        session._client.timeout_s = 20.0
+        session.timeout_s = 20.0
         assert session.infer(images(1)).shape == first.shape
 
 
@@ -223,7 +225,7 @@ def test_bundle_or_edge_side_and_its_id(side: str, bundle_folder: Path, server: 
 def test_noise_is_drawn_ahead(bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the answer before it is awaited; beside the edge partition where that was for another batch."""
     with EdgeSession(bundle_folder, server) as session:
-        protector, drawn = session._protector, []
+        protector, drawn = session.part.protector, []
         draw_ahead = protector.draw_ahead
         monkeypatch.setattr(protector, "draw_ahead", lambda batch: (drawn.append(batch), draw_ahead(batch)))
         assert protector.drawn(1)
@@ -233,8 +235,8 @@ def test_noise_is_drawn_ahead(bundle_folder: Path, server: str, monkeypatch: pyt
             assert session.trace.noise_s > 0 and protector.drawn(batch)
             counts.append(len(drawn))
             drawn.clear()
-        # Once by adding, which finds it there, and once for the next request; once more where the batch is another.
-        assert counts == [2, 2, 3, 2, 3]
+        # Once for the next request; once more where the batch is another.
+        assert counts == [1, 1, 2, 1, 2]
 
 
 def test_a_slowdown_holds_the_edge_back(bundle_folder: Path, server: str) -> None:
@@ -286,12 +288,75 @@ def test_an_answer_that_is_not_finite_is_refused(
     value: float, bundle_folder: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EdgeSession(bundle_folder, server) as session:
-        ask = session._client.infer
+        ask = session.caller.infer
 
-        def damaged(model: str, tensors: list[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-            return {name: np.where(np.arange(10) == 3, np.float32(value), x) for name, x in ask(model, tensors).items()}
+        def damaged(*request: Any) -> dict[str, np.ndarray]:
+            return {name: np.where(np.arange(10) == 3, np.float32(value), x) for name, x in ask(*request).items()}
 
         assert np.isfinite(session.infer(images(1))).all()
-        monkeypatch.setattr(session._client, "infer", damaged)
+        monkeypatch.setattr(session.caller, "infer", damaged)
         with pytest.raises(ServerError, match="NaN or infinite"):
             session.infer(images(1))
+
+
+def test_the_asynchronous_and_the_streaming_form(session: EdgeSession, sent: list[np.ndarray], lenet: Model) -> None:
+    async def several() -> list[np.ndarray]:
+        return await asyncio.gather(*(session.infer_async(images(1, seed)) for seed in range(8)))
+
+    answers = asyncio.run(several())
+    assert len({logits.tobytes() for logits in answers}) == 8 and all(logits.shape == (1, 10) for logits in answers)
+    sent.clear()
+    streamed = list(session.stream((images(2, seed) for seed in range(6)), ahead=2))
+    cloud = session.manifest.model_name
+    for noisy, logits in zip(sent, streamed, strict=True):
+        again = session.caller.infer(cloud, [(session.part.names[0], noisy)])[session.manifest.answer.name]
+        np.testing.assert_allclose(logits, again, rtol=1e-5, atol=1e-5)
+
+
+def test_errors_of_all_forms_are_edgecuts_own(session: EdgeSession) -> None:
+    bad = images(1)[0]
+    with pytest.raises(DataError):
+        session.infer(bad)
+    with pytest.raises(DataError):
+        session.submit(bad).result(30)
+    with pytest.raises(DataError):
+        asyncio.run(session.infer_async(bad))
+    stream = session.stream(iter([images(1), bad, images(1)]))
+    assert next(stream).shape == (1, 10)
+    with pytest.raises(DataError):
+        next(stream)
+    with pytest.raises(DeviceError, match="requests ahead"):
+        session.stream([], ahead=0)
+    session.close()
+    with pytest.raises(DeviceError, match="session was closed"):
+        session.infer(images(1))
+
+
+def test_policies_and_backends_that_cannot_be(bundle_folder: Path, server: str) -> None:
+    with pytest.raises(DeviceError, match="unknown policy 'perhaps' of away; known: fail, local"):
+        EdgeSession(bundle_folder, server, away="perhaps")
+    with pytest.raises(DeviceError, match="unknown backend 'tpu'"):
+        EdgeSession(bundle_folder, server, backend="tpu")
+    with pytest.raises(DeviceError, match="0 threads cannot be used"):
+        EdgeSession(bundle_folder, server, threads=0)
+    with pytest.raises(ServerError, match="is another machine"):
+        EdgeSession(bundle_folder, "192.0.2.1:8001")
+    with pytest.raises(DeviceError, match="--with-local-fallback"):
+        EdgeSession(bundle_folder, server, away="local")
+
+
+def test_the_edge_side_that_was_verified_is_the_one_that_is_used(
+    bundle_folder: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A side that takes the verified one's place before it is opened is of another id."""
+    copy = Path(shutil.copytree(bundle_folder, tmp_path / "copy"))
+    inner = edge_module.open_parts
+
+    def late(folder: str, *arguments: Any, **options: Any) -> Any:
+        manifest = Path(folder) / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("lenet5", "lenet6"))
+        return inner(folder, *arguments, **options)
+
+    monkeypatch.setattr(edge_module, "open_parts", late)
+    with pytest.raises(BundleError, match=r"has the id .* was expected"):
+        EdgeSession(copy, server)

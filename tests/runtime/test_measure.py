@@ -57,6 +57,7 @@ def test_all_ways_are_there_with_their_predictions(
         )
         assert variant.latency.count >= 2 and variant.latency.rounds >= 1
     assert made.bundle_id == verify(bundle_folder).id and made.edge_slowdown == 2 and made.emulated_link
+    assert made.link_emulation == "relay" and made.congestion_control is None
     assert made.requests >= sum(variant.latency.count for variant in made.variants)
     loaded = Measurement.load(path)
     assert loaded.variants == made.variants and loaded.plan.choice == planned.choice == "conv3"
@@ -148,6 +149,24 @@ def test_without_powers_energy_is_unavailable_and_says_so(
         assert "no power figures" in variant.energy.source
     with pytest.raises(BundleError, match=r"holds no profiles.*--edge-profile and --cloud-profile"):
         measure(folder, model="lenet5", link="lte", max_seconds=0.5)
+
+
+@pytest.mark.deep
+def test_a_real_link_is_named_and_kept_to(bundle_folder: Path, tmp_path: Path) -> None:
+    """Also that opening a connection costs a round trip and more there, which the relay of bytes does not show."""
+    link = FAST.model_copy(update={"uplink_bps": 10e6, "downlink_bps": 10e6, "rtt_s": 0.02})
+    path = tmp_path / "m.json"
+    try:
+        made = measure(bundle_folder, model="lenet5", link=link, max_seconds=4, real_link=True, output=path)
+    except LinkError as error:
+        pytest.skip(str(error))
+    assert made.emulated_link and made.link_emulation == "tun" and made.congestion_control
+    assert Measurement.load(path).congestion_control == made.congestion_control
+    assert [variant.name for variant in made.variants] == WAYS
+    for variant in made.variants:
+        crossing = 0.0 if variant.role == "edge-only" else link.rtt_s + link.uplink_s(PAYLOAD[variant.name])
+        assert min(variant.latency.samples_s) >= crossing
+        assert PAYLOAD[variant.name] <= variant.uplink_bytes < PAYLOAD[variant.name] + 1000
 
 
 @pytest.mark.parametrize("side", ["edge", "cloud"])

@@ -8,7 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgecut.errors import BundleError, DeviceError, ModelError, ServerError
+from edgecut.models.session import open_session
 from edgecut.runtime import oip, tensors
 from edgecut.runtime.repository import CONFIG, write_model
 from edgecut.runtime.server import CloudServer
@@ -295,9 +299,9 @@ def test_without_onnx_runtime_the_remedy_is_named(root: Path, monkeypatch: pytes
 
 
 SLOW = """
-import sys, time
+import os, sys, time
 from edgecut.models.session import open_session
-from edgecut.runtime.server import serve
+from edgecut.runtime.server import CloudServer, serve
 
 class Slow:
     def __init__(self, model):
@@ -307,44 +311,63 @@ class Slow:
     def run(self, names, feeds):
         sys.stdout.write("running\\n")  # in one piece, whatever the other threads write
         sys.stdout.flush()
-        time.sleep(0.6)
+        while not os.path.exists(sys.argv[2]):
+            time.sleep(0.01)
         return self.session.run(names, feeds)
 
-serve(sys.argv[1], workers=4, make_session=Slow)
+serve(CloudServer(sys.argv[1], workers=4, make_session=Slow, rest_port=0))
 """
 
 
 @contextlib.contextmanager
-def slow_process(root: Path) -> Iterator[tuple[Any, str]]:
-    command = [sys.executable, "-c", SLOW, str(root)]
+def slow_process(root: Path, gate: Path) -> Iterator[tuple[Any, str]]:
+    """A server whose inferences end once the file `gate` is there, and its address."""
+    command = [sys.executable, "-c", SLOW, str(root), str(gate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         try:
             assert line.startswith("serving add, batched, net on grpc://127.0.0.1:"), line
+            process.rest_url = process.stdout.readline().split()[-1]
             yield process, line.split("//")[1].strip()
         finally:
             process.kill()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def metrics(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_held_requests_finish(number: signal.Signals, root: Path) -> None:
-    with slow_process(root) as (process, address), grpc.insecure_channel(address) as channel:
+def test_a_signal_lets_held_requests_finish(number: signal.Signals, root: Path, tmp_path: Path) -> None:
+    with slow_process(root, tmp_path / "gate") as (process, address), grpc.insecure_channel(address) as channel:
         stub = oip.Stub(channel)
         # More than there are workers: those that wait for one are held too.
         held = [stub.ModelInfer.future(request(), timeout=20) for _ in range(6)]
         for _ in range(4):
             assert process.stdout.readline() == "running\n"
+        wait_for(lambda: "edgecut_requests_in_flight 6\n" in metrics(process.rest_url))
         process.send_signal(number)
+        wait_for(lambda: status(f"{process.rest_url}/v2/health/ready") == 503)
+        (tmp_path / "gate").touch()
         for future in held:
             assert len(future.result().outputs) == 2
         assert process.wait(10) == 0
         assert process.stderr.read() == ""
 
 
-def test_a_stop_under_load_answers_or_refuses_every_call(root: Path) -> None:
+def test_a_stop_under_load_answers_or_refuses_every_call(root: Path, tmp_path: Path) -> None:
     codes: list[Any] = []
-    with slow_process(root) as (process, address), grpc.insecure_channel(address) as channel:
+    (tmp_path / "gate").touch()
+    with slow_process(root, tmp_path / "gate") as (process, address), grpc.insecure_channel(address) as channel:
         stub = oip.Stub(channel)
 
         def load() -> None:
@@ -377,3 +400,107 @@ def test_the_child_process_ends_with_its_parent_or_says_why_not(how: str, root: 
         assert process.wait(20) == (2 if how == "no models" else 0)
         errors = process.stderr.read().splitlines()
     assert said.startswith("serving ") == (how == "end of input") and len(errors) == (how == "no models")
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_while_it_stops_it_is_alive_but_not_ready_and_takes_nothing_new(root: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with slow_process(root, gate) as (process, address), grpc.insecure_channel(address) as channel:
+        stub = oip.Stub(channel)
+        held = [stub.ModelInfer.future(request(), timeout=30) for _ in range(12)]
+        wait_for(lambda: "edgecut_requests_in_flight 12\n" in metrics(process.rest_url))
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: status(f"{process.rest_url}/v2/health/ready") == 503)
+        assert status(f"{process.rest_url}/v2/health/live") == 200
+        assert not stub.ServerReady(oip.message("ServerReadyRequest")(), timeout=20).ready
+        assert not stub.ModelReady(oip.message("ModelReadyRequest")(name="net"), timeout=20).ready
+        with pytest.raises(grpc.RpcError, match="stopping") as caught:
+            stub.ModelInfer(request(), timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        gate.touch()
+        assert all(len(future.result().outputs) == 2 for future in held)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.deep
+def test_a_second_signal_ends_it_at_once(root: Path, tmp_path: Path) -> None:
+    with slow_process(root, tmp_path / "gate") as (process, address), grpc.insecure_channel(address) as channel:
+        held = oip.Stub(channel).ModelInfer.future(request(), timeout=30)
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: status(f"{process.rest_url}/v2/health/ready") == 503)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert held.exception().code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_request_whose_deadline_passed_in_the_queue_is_never_run(root: Path) -> None:
+    runs: list[Any] = []
+
+    class Counting:
+        def __init__(self, model: Any) -> None:
+            self.session = open_session(model)
+            self.get_inputs, self.get_outputs = self.session.get_inputs, self.session.get_outputs
+
+        def run(self, names: Any, feeds: Any) -> Any:
+            runs.append(feeds)
+            return self.session.run(names, feeds)
+
+    with (
+        CloudServer(root, workers=1, make_session=Counting) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        stub = oip.Stub(channel)
+        running.admission.start()
+        cancelled = stub.ModelInfer.future(request(), timeout=30)
+        wait_for(lambda: running.admission.held == 1)
+        overdue = stub.ModelInfer.future(request(), timeout=1)
+        assert overdue.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        wait_for(lambda: running.admission.held == 1)
+        cancelled.cancel()
+        # On the same connection, so it comes in behind the cancelling.
+        assert stub.ServerLive(oip.message("ServerLiveRequest")(), timeout=20).live
+        running.admission.finish()
+        wait_for(lambda: not running.admission.held)
+        assert runs == []
+        stub.ModelInfer(request(), timeout=20)
+        assert len(runs) == 1
+
+
+def test_several_repositories_and_a_name_that_is_in_two(root: Path, small_models: Path, tmp_path: Path) -> None:
+    write_model(
+        tmp_path, "other", scaled(), [("x", "TYPE_FP32", [SIZE])], [(name, "TYPE_FP32", [SIZE]) for name in ("y", "z")]
+    )
+    with CloudServer([root, tmp_path]) as running, grpc.insecure_channel(running.address) as channel:
+        assert sorted(running.models) == ["add", "batched", "net", "other"]
+        for model in ("net", "other"):
+            assert len(oip.Stub(channel).ModelInfer(request(model=model), timeout=20).outputs) == 2
+    with pytest.raises(BundleError, match=rf"'net' is in {root} and in {small_models}"):
+        CloudServer([root, small_models]).start()
+
+
+def test_odd_but_legal_messages_are_answered_as_usual_ones_are(channel: grpc.Channel) -> None:
+    """What the hand-made codec leaves to protobuf: parameters, and fields it does not know."""
+    usual = request()
+    unusual = request()
+    unusual.parameters["timeout"].int64_param = 20_000_000
+    for microseconds in (0, 20_000_000, -1):
+        unusual.parameters["timeout"].int64_param = microseconds
+        if microseconds >= 0:
+            oip.Stub(channel).ModelInfer(unusual, timeout=20)
+        else:
+            with pytest.raises(grpc.RpcError, match="microseconds"):
+                oip.Stub(channel).ModelInfer(unusual, timeout=20)
+    unusual.parameters["timeout"].int64_param = 20_000_000
+    call: Any = channel.unary_unary(next(one.path for one in oip.methods() if one.name == "ModelInfer"))
+    plain = call(usual.SerializeToString(), timeout=20)
+    assert call(unusual.SerializeToString(), timeout=20) == plain
+    assert call(usual.SerializeToString() + b"\xf8\x07\x01", timeout=20) == plain
+    assert call(b"\xf8\x07\x01" + usual.SerializeToString(), timeout=20) == plain
