@@ -83,6 +83,14 @@ class Admission:
         with self._lock:
             self.held_bytes -= size_bytes
 
+    def start_at_once(self) -> bool:
+        """Take a worker if one is free."""
+        with self._lock:
+            if self.running < self.workers:
+                self.running += 1
+                return True
+        return False
+
     def start(self, deadline: float | None = None) -> None:
         """Wait for a worker, until `deadline` of time.monotonic. Raises Refusal where it passes first."""
         with self._lock:

@@ -30,11 +30,11 @@ class Batching(NamedTuple):
 class Waiting(Protocol):
     """What a batch needs of a call, and writes down of it."""
 
-    deadline: float | None
     queued_s: float
     run_s: float | None
     stacked: int
 
+    def due(self) -> float | None: ...
     def expired(self) -> bool: ...
 
 
@@ -119,7 +119,7 @@ class Batcher:
         members = batch.members
         try:
             # Alone, its own deadline bounds the wait; others in the batch may have longer.
-            self._admission.start(members[0].call.deadline if key is None else None)
+            self._admission.start(members[0].call.due() if key is None else None)
             try:
                 with self._lock:
                     if self._open.get(key) is batch:

@@ -55,12 +55,15 @@ class Desk:
         batcher = self._batchers.get((model.name, model.version))
         if batcher is not None:
             return model, list(zip(names, batcher.infer(names, asked.inputs, call), strict=True))
-        waits_s = time.perf_counter()
-        self.admission.start(call.deadline)
         started_s = time.perf_counter()
-        call.queued_s = started_s - waits_s
+        waited = not self.admission.start_at_once()
+        if waited:
+            self.admission.start(call.due())
+            call.queued_s = time.perf_counter() - started_s
+            started_s += call.queued_s
         try:
-            if call.expired():
+            # What came a moment ago need not be looked after, unless it says itself how long it may take.
+            if (waited or call.deadline is not None) and call.expired():
                 raise late()
             values = model.run(names, asked.inputs)
         finally:
@@ -109,6 +112,7 @@ class Call:
         "protocol",
         "queued_s",
         "received",
+        "remaining",
         "request_id",
         "run_s",
         "sent",
@@ -122,8 +126,10 @@ class Call:
         self._started_s = time.perf_counter()
         self.active: Callable[[], bool] | None = None
         """Whether the client still waits, where the protocol knows."""
+        self.remaining: Callable[[], float | None] | None = None
+        """The seconds that the client still waits, where the protocol knows."""
         self.deadline: float | None = None
-        """Of time.monotonic."""
+        """The request's own, of time.monotonic."""
         self.model = self.version = self.request_id = ""
         self.queued_s = 0.0
         self.run_s: float | None = None
@@ -132,8 +138,17 @@ class Call:
 
     def expired(self) -> bool:
         """Whether nobody waits for the answer any more."""
-        passed = self.deadline is not None and time.monotonic() >= self.deadline
+        deadline = self.due()
+        passed = deadline is not None and time.monotonic() >= deadline
         return passed or (self.active is not None and not self.active())
+
+    def due(self) -> float | None:
+        """When nobody waits for the answer any more, of time.monotonic: the earlier of the protocol's and its own."""
+        left_s = None if self.remaining is None else self.remaining()
+        if left_s is None:
+            return self.deadline
+        end = time.monotonic() + left_s
+        return end if self.deadline is None else min(end, self.deadline)
 
     def until(self, timeout_s: float | None) -> None:
         """Set the deadline, if it is earlier than the one there is."""

@@ -133,8 +133,7 @@ class Servicer:
         desk = self._desk
         try:
             with desk.receive("grpc", _peer(context) if desk.log.takes("info") else "", len(data)) as call:
-                call.active = context.is_active
-                call.until(context.time_remaining())
+                call.active, call.remaining = context.is_active, context.time_remaining
                 model, outputs = desk.infer(call, oip_wire.decode_request(data) or self._unusual(data, call))
                 answer = oip_wire.encode_response(model.name, model.version, call.request_id, outputs)
                 call.sent = len(answer)

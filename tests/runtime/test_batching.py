@@ -170,6 +170,9 @@ def test_a_batch_always_answers_even_where_the_run_meets_a_defect(small_models: 
         class Call:
             deadline, queued_s, run_s, stacked = None, 0.0, None, 1
 
+            def due(self) -> float | None:
+                return None
+
             def expired(self) -> bool:
                 return False
 
