@@ -109,6 +109,19 @@ def serve_on_ray(
         await_ending(stopping)
 
 
+def _load() -> Any:
+    """The module. Raises ServerError where something else that is installed keeps it from loading."""
+    try:
+        import ray
+    except Exception as error:
+        remedy = "install edgecut[ray] in an environment of its own"
+        if importlib.util.find_spec("amdsmi") is not None:
+            # Ray looks for AMD's GPUs with it, and without such a GPU's library it raises what Ray does not expect.
+            remedy = "where there is no AMD GPU, pip uninstall amdsmi, which zeus brings and can do without"
+        raise ServerError(f"Ray cannot be loaded ({_reason(error)}); {remedy}") from None
+    return ray
+
+
 @contextlib.contextmanager
 def _cluster(address: str | None, settings: Settings, max_message_bytes: int) -> Iterator[None]:
     """A connection to a cluster, which ends with the block where it was started here. Raises ServerError."""
@@ -118,8 +131,7 @@ def _cluster(address: str | None, settings: Settings, max_message_bytes: int) ->
     with _authentication(own=address is None):
         os.environ.update(inherited)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
+        ray = _load()
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address is None:

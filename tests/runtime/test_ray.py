@@ -349,3 +349,17 @@ def test_a_node_is_killed_under_load(root: Path, token: Path, tmp_path: Path) ->
     assert result["wrong"] == 0 and result["requests"] > 100, result
     # Both nodes had their share before; a proxy that keeps to its own node would have left one of them out.
     assert len(answered) >= 2 and min(answered[-2:]) > 10, answered
+
+
+def test_what_keeps_ray_from_loading_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgecut.runtime import ray_engine
+
+    (tmp_path / "ray.py").write_text("raise KeyError('libamd_smi.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ServerError, match=r"Ray cannot be loaded \(.*libamd_smi.*environment of its own"):
+        ray_engine._load()
+    (tmp_path / "amdsmi.py").write_text("")
+    with pytest.raises(ServerError, match="pip uninstall amdsmi"):
+        ray_engine._load()
