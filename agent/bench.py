@@ -15,7 +15,7 @@ import numpy as np
 
 from . import options
 from .backends import BackendError
-from .edge_side import Description
+from .edge_manifest import Description
 from .infer import open_chosen
 from .session import Answer, Session, Trace
 

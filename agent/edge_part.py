@@ -19,7 +19,8 @@ import numpy as np
 from ..noise_kernels.building import BuildError, cache_folder, private_folder
 from . import cuda
 from .backends import BackendError, Runner, Settings, load_backend
-from .edge_side import EDGE_MODEL, NOISE, Description, EdgeSide, Engine, Tensor, Wanted
+from .edge_manifest import Description, Engine, Tensor
+from .edge_side import EDGE_MODEL, NOISE, EdgeSide, Wanted
 from .gpu_runner import GpuRunner
 from .inputs import InputError
 from .protect import MECHANISM, NoiseError, Protector

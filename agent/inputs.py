@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .backends import BackendError
-from .edge_side import Description, Pixels, Tensor
+from .edge_manifest import Description, Pixels, Tensor
 
 MAX_FILE_BYTES = 1 << 30
 

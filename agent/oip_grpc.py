@@ -11,7 +11,8 @@ import time
 from typing import Any, Dict, Optional
 
 from .credentials import Credentials
-from .oip_wire import WireError, decode_metadata, decode_response, encode_name, encode_request
+from .oip_wire import decode_metadata, decode_response, encode_name, encode_request
+from .protobuf import WireError
 from .reach import why_not
 from .transport import MAX_MESSAGE_BYTES, Address, Metadata, Security, Tensors, Transport, TransportError, failure
 

@@ -9,9 +9,24 @@ One sender's messages differ in little but their raw contents. The last few layo
 decides them: a message that equals one outside its raw contents has that one's fields, in a tenth of the time.
 """
 
-from typing import Any, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+
+from .protobuf import (
+    DATA,
+    DOUBLES,
+    EIGHT,
+    FLOATS,
+    ONE,
+    TEXT,
+    VARINTS,
+    Found,
+    WireError,
+    read_fields,
+    text_field,
+    varint,
+)
 
 DTYPES = {
     "BOOL": np.dtype("?"),
@@ -32,32 +47,23 @@ MAX_RANK = 16
 MAX_ELEMENTS = 1 << 40
 
 _NAMES = {dtype.str: name for name, dtype in DTYPES.items()}
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# What a field is: one varint or fixed64, or of a length: text, data, packed numbers, or a message (its own table).
-_ONE, _EIGHT, _TEXT, _DATA, _VARINTS, _FLOATS, _DOUBLES = range(7)
-_PARAMETERS = {1: _TEXT, 2: {1: _ONE, 2: _ONE, 3: _TEXT, 4: _EIGHT, 5: _ONE}}
-_CONTENTS = {1: _VARINTS, 2: _VARINTS, 3: _VARINTS, 4: _VARINTS, 5: _VARINTS, 6: _FLOATS, 7: _DOUBLES, 8: _DATA}
-_TENSOR = {1: _TEXT, 2: _TEXT, 3: _VARINTS, 4: _PARAMETERS, 5: _CONTENTS}
-_WANTED = {1: _TEXT, 2: _PARAMETERS}
-_REQUEST = {1: _TEXT, 2: _TEXT, 3: _TEXT, 4: _PARAMETERS, 5: _TENSOR, 6: _WANTED, 7: _DATA}
-_RESPONSE = {1: _TEXT, 2: _TEXT, 3: _TEXT, 4: _PARAMETERS, 5: _TENSOR, 6: _DATA}
-_METADATA_TENSOR = {1: _TEXT, 2: _TEXT, 3: _VARINTS}
-_METADATA = {1: _TEXT, 2: _TEXT, 3: _TEXT, 4: _METADATA_TENSOR, 5: _METADATA_TENSOR}
+_PARAMETERS = {1: TEXT, 2: {1: ONE, 2: ONE, 3: TEXT, 4: EIGHT, 5: ONE}}
+_CONTENTS = {1: VARINTS, 2: VARINTS, 3: VARINTS, 4: VARINTS, 5: VARINTS, 6: FLOATS, 7: DOUBLES, 8: DATA}
+_TENSOR = {1: TEXT, 2: TEXT, 3: VARINTS, 4: _PARAMETERS, 5: _CONTENTS}
+_WANTED = {1: TEXT, 2: _PARAMETERS}
+_REQUEST = {1: TEXT, 2: TEXT, 3: TEXT, 4: _PARAMETERS, 5: _TENSOR, 6: _WANTED, 7: DATA}
+_RESPONSE = {1: TEXT, 2: TEXT, 3: TEXT, 4: _PARAMETERS, 5: _TENSOR, 6: DATA}
+_METADATA_TENSOR = {1: TEXT, 2: TEXT, 3: VARINTS}
+_METADATA = {1: TEXT, 2: TEXT, 3: TEXT, 4: _METADATA_TENSOR, 5: _METADATA_TENSOR}
 # The field of typed contents a datatype's elements are in; FP16 travels raw only.
 _TYPED = {"BOOL": 1, "INT8": 2, "INT16": 2, "INT32": 2, "INT64": 3, "FP32": 6, "FP64": 7}
 _TYPED.update({"UINT8": 4, "UINT16": 4, "UINT32": 4, "UINT64": 5})
-
-_Found = Dict[int, List[Any]]
 
 # Layouts of requests and responses by the length of the message, and what was made by what it was made of.
 _KNOWN_REQUESTS = {}  # type: Dict[int, _Layout]
 _KNOWN_RESPONSES = {}  # type: Dict[int, _Layout]
 _KNOWN_PIECES = {}  # type: Dict[Any, List[bytes]]
 _MOST_KEPT, _LARGEST_KEPT = 64, 2048
-
-
-class WireError(Exception):
-    """Bytes that are no such message, a message that contradicts itself, or a value that has no place in one."""
 
 
 class Request(NamedTuple):
@@ -82,7 +88,7 @@ def encode_response(model: str, version: str, request_id: str, outputs: Sequence
 
 def encode_name(name: str, version: str = "") -> bytes:
     """A ModelMetadataRequest or a ModelReadyRequest, which are alike."""
-    return _text(b"\x0a", name) + _text(b"\x12", version)
+    return text_field(b"\x0a", name) + text_field(b"\x12", version)
 
 
 def decode_response(data: bytes) -> Dict[str, Any]:
@@ -93,7 +99,7 @@ def decode_response(data: bytes) -> Dict[str, Any]:
     layout = _KNOWN_RESPONSES.get(len(data))
     if layout is not None and layout.fits(data):
         return layout.arrays(data)
-    found = _read(data, _RESPONSE)
+    found = read_fields(data, _RESPONSE)
     tensors, raws = found.get(5, []), found.get(6, [])
     if not raws:
         return _by_name(tensors, [_typed(tensor, *_claims(tensor)) for tensor in tensors])
@@ -117,7 +123,7 @@ def decode_request(data: bytes) -> Optional[Request]:
         if layout is not None and layout.fits(data):
             model, version, request_id, _, outputs = layout.request
             return Request(model, version, request_id, layout.arrays(data), outputs)
-        found = _read(data, _REQUEST)
+        found = read_fields(data, _REQUEST)
         tensors, raws, wanted = found.get(5, []), found.get(7, []), found.get(6, [])
         usual = len(tensors) == len(raws) and found.keys() <= {1, 2, 3, 5, 6, 7}
         if not usual or any(tensor.keys() - {1, 2, 3} for tensor in tensors) or any(one.keys() - {1} for one in wanted):
@@ -138,7 +144,7 @@ def decode_metadata(data: bytes) -> Dict[str, Any]:
 
     -1 in a shape is any size. Raises WireError.
     """
-    found = _read(data, _METADATA)
+    found = read_fields(data, _METADATA)
     made = {"name": _last(found, 1), "versions": found.get(2, [])}  # type: Dict[str, Any]
     for field, number in (("inputs", 4), ("outputs", 5)):
         made[field] = [(_last(one, 1), _last(one, 2), _sizes(one)) for one in found.get(number, [])]
@@ -161,21 +167,21 @@ def _message(model: str, version: str, request_id: str, tensors: Sequence[Tuple[
 
 def _pieces(model: str, version: str, request_id: str, specs: Any, raw_tag: bytes) -> List[bytes]:
     """What comes before the raw contents, and before each of them."""
-    head = [_text(b"\x0a", model), _text(b"\x12", version), _text(b"\x1a", request_id)]
+    head = [text_field(b"\x0a", model), text_field(b"\x12", version), text_field(b"\x1a", request_id)]
     sizes = []
     for name, dtype, shape in specs:
         datatype = _NAMES.get(dtype.newbyteorder("<").str)
         if datatype is None:
             raise WireError("dtype {} cannot be sent; send one of {}".format(dtype, ", ".join(sorted(DTYPES))))
-        numbers = b"".join(map(_number, shape))
-        tensor = [_text(b"\x0a", name), _text(b"\x12", datatype)]
+        numbers = b"".join(map(varint, shape))
+        tensor = [text_field(b"\x0a", name), text_field(b"\x12", datatype)]
         if numbers:
-            tensor += [b"\x1a", _number(len(numbers)), numbers]
-        head += [b"\x2a", _number(sum(map(len, tensor))), *tensor]
+            tensor += [b"\x1a", varint(len(numbers)), numbers]
+        head += [b"\x2a", varint(sum(map(len, tensor))), *tensor]
         count = 1
         for size in shape:
             count *= size
-        sizes.append(raw_tag + _number(count * dtype.itemsize))
+        sizes.append(raw_tag + varint(count * dtype.itemsize))
     return [b"".join(head), *sizes]
 
 
@@ -197,7 +203,7 @@ class _Layout(NamedTuple):
         return {name: _raw(data, name, *rest) for name, *rest in self.tensors}
 
 
-def _layout(data: bytes, tensors: List[_Found], raws: List[Tuple[int, int]], request: Any) -> _Layout:
+def _layout(data: bytes, tensors: List[Found], raws: List[Tuple[int, int]], request: Any) -> _Layout:
     """Raises WireError where the tensors contradict themselves or their raw contents' sizes."""
     made = []
     for tensor, (start, end) in zip(tensors, raws):
@@ -217,7 +223,7 @@ def _layout(data: bytes, tensors: List[_Found], raws: List[Tuple[int, int]], req
     return _Layout(around, made, request)
 
 
-def _by_name(tensors: List[_Found], made: List[Any]) -> Dict[str, Any]:
+def _by_name(tensors: List[Found], made: List[Any]) -> Dict[str, Any]:
     named = {_last(tensor, 1): one for tensor, one in zip(tensors, made)}
     if len(named) != len(tensors):
         raise WireError("a tensor comes twice")
@@ -232,128 +238,17 @@ def _keep(known: Dict[Any, Any], key: Any, value: Any, size: int) -> None:
         known[key] = value
 
 
-def _text(tag: bytes, text: str) -> bytes:
-    """A field of text, which is left out where it is empty."""
-    if not text:
-        return b""
-    try:
-        data = text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise WireError("the name {!r} is no text that can be sent".format(text)) from None
-    return tag + _number(len(data)) + data
-
-
-def _number(value: int) -> bytes:
-    """A varint, of a size that is 0 or more."""
-    if value < 128:
-        return bytes((value,))
-    made = bytearray()
-    while value > 127:
-        made.append(value & 127 | 128)
-        value >>= 7
-    made.append(value)
-    return bytes(made)
-
-
-def _damaged(what: str) -> NoReturn:
-    raise WireError("the message is damaged: {}".format(what))
-
-
-def _read(data: bytes, table: Dict[int, Any]) -> _Found:
-    return _fields(memoryview(data), 0, len(data), table)
-
-
-def _fields(view: Any, at: int, end: int, table: Dict[int, Any]) -> _Found:
-    """The values of each field that is there, by number; of fields that are not in the table only the number."""
-    found = {}  # type: _Found
-    while at < end:
-        tag = view[at]
-        at += 1
-        if tag > 127:
-            tag, at = _varint(view, at - 1, end, 5)
-        number, kind = tag >> 3, tag & 7
-        if not 0 < tag < 1 << 32 or not number:
-            _damaged("a field has no number")
-        start, size = at, 0
-        if kind == _LENGTH:
-            size, start = _varint(view, at, end, 5)
-            at = start + size
-        elif kind == _VARINT:
-            size, at = _varint(view, at, end, 10)
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-        else:
-            _damaged("a field is of wire type {}".format(kind))
-        if at > end:
-            _damaged("it ends inside a field")
-        values = found.setdefault(number, [])
-        what = table.get(number)
-        if what is not None:
-            values += _values(view, start, at, kind, what, size)
-    return found
-
-
-def _values(view: Any, start: int, end: int, kind: int, what: Any, varint: int) -> List[Any]:
-    """What one occurrence of a known field holds: one value, or many where numbers are packed."""
-    if kind == _LENGTH:
-        if what is _TEXT:
-            try:
-                return [str(view[start:end], "utf-8")]
-            except UnicodeDecodeError:
-                _damaged("a text is no UTF-8")
-        if what is _DATA:
-            return [(start, end)]
-        if isinstance(what, dict):
-            return [_fields(view, start, end, what)]
-        if what in (_FLOATS, _DOUBLES):
-            width = 4 if what == _FLOATS else 8
-            if (end - start) % width:
-                _damaged("packed numbers are cut")
-            return [np.frombuffer(view[start:end], "<f{}".format(width))] if end > start else []
-        if what is _VARINTS:
-            return _packed(view, start, end)
-    elif kind == _VARINT and what in (_ONE, _VARINTS):
-        return [varint]
-    elif (kind, what) in ((_FIXED32, _FLOATS), (_FIXED64, _DOUBLES)):
-        return [np.frombuffer(view[start:end], "<f{}".format(end - start))]
-    elif (kind, what) == (_FIXED64, _EIGHT):
-        return [bytes(view[start:end])]
-    return _damaged("a field is of wire type {}".format(kind))
-
-
-def _packed(view: Any, at: int, end: int) -> List[int]:
-    values = []
-    while at < end:
-        value, at = _varint(view, at, end, 10)
-        values.append(value)
-    return values
-
-
-def _varint(view: Any, at: int, end: int, longest: int) -> Tuple[int, int]:
-    """An unsigned varint of at most `longest` bytes, and where it ends."""
-    value = shift = 0
-    for i in range(at, min(end, at + longest)):
-        byte = view[i]
-        value |= (byte & 127) << shift
-        if byte < 128:
-            if value >= 1 << (32 if longest == 5 else 64):
-                _damaged("a number is too large")
-            return value, i + 1
-        shift += 7
-    return _damaged("a number does not end")
-
-
-def _last(found: _Found, number: int) -> str:
+def _last(found: Found, number: int) -> str:
     """A single field of text: the last one counts, as in protobuf."""
     values = found.get(number)
     return values[-1] if values else ""
 
 
-def _sizes(tensor: _Found) -> Tuple[int, ...]:
+def _sizes(tensor: Found) -> Tuple[int, ...]:
     return tuple(size if size < 1 << 63 else size - (1 << 64) for size in tensor.get(3, ()))
 
 
-def _claims(tensor: _Found) -> Tuple[Any, Tuple[int, ...], int]:
+def _claims(tensor: Found) -> Tuple[Any, Tuple[int, ...], int]:
     """A tensor's dtype, shape and number of elements; a size of 0 must not hide an absurd one beside it."""
     name, datatype, shape = _last(tensor, 1), _last(tensor, 2), _sizes(tensor)
     dtype = DTYPES.get(datatype)
@@ -378,7 +273,7 @@ def _raw(data: bytes, name: str, dtype: Any, shape: Tuple[int, ...], count: int,
     return flat.reshape(shape)
 
 
-def _typed(tensor: _Found, dtype: Any, shape: Tuple[int, ...], count: int) -> Any:
+def _typed(tensor: Found, dtype: Any, shape: Tuple[int, ...], count: int) -> Any:
     """A tensor whose elements are in its contents, as some servers answer."""
     name, datatype = _last(tensor, 1), _last(tensor, 2)
     messages = tensor.get(5, [])

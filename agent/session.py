@@ -22,8 +22,9 @@ import numpy as np
 
 from .backends import BackendError
 from .caller import Caller, Policy
+from .edge_manifest import Tensor
 from .edge_part import EdgePart, Made, files_for
-from .edge_side import Tensor, read_edge_side
+from .edge_side import read_edge_side
 from .inputs import check_input
 from .oip_wire import DTYPES
 from .transport import NOTHING, Security, TransportError

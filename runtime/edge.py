@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from ..agent.backends import BackendError
 from ..agent.caller import Policy
+from ..agent.edge_manifest import SideError
 from ..agent.edge_part import hold
-from ..agent.edge_side import SideError
 from ..agent.inputs import InputError
 from ..agent.protect import NoiseError
 from ..agent.session import FAIL, REFUSE, Session, Trace, open_parts

@@ -12,8 +12,9 @@ import pytest
 
 from edgecut.agent import edge_part
 from edgecut.agent.backends import BackendError
+from edgecut.agent.edge_manifest import Engine
 from edgecut.agent.edge_part import EdgePart, files_for, fitting_engine
-from edgecut.agent.edge_side import Engine, read_edge_side
+from edgecut.agent.edge_side import read_edge_side
 from edgecut.agent.protect import NoiseError, Protector
 
 RTX = "tensorrt-rtx"

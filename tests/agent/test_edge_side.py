@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from edgecut.agent import edge_side
-from edgecut.agent.edge_side import EDGE_MODEL, NOISE, SideError, parse, read_edge_side
+from edgecut.agent.edge_manifest import SideError, parse
+from edgecut.agent.edge_side import EDGE_MODEL, NOISE, read_edge_side
 from edgecut.errors import BundleError
 from edgecut.runtime.manifest import EdgeManifest
 from edgecut.runtime.verify import verify

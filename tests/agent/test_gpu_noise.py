@@ -17,8 +17,9 @@ import pytest
 
 from edgecut.agent import cuda, edge_part, gpu_noise, nvrtc
 from edgecut.agent.backends import BackendError, Settings
+from edgecut.agent.edge_manifest import Description, Target, Tensor
 from edgecut.agent.edge_part import EdgePart
-from edgecut.agent.edge_side import Description, EdgeSide, Target, Tensor
+from edgecut.agent.edge_side import EdgeSide
 from edgecut.agent.gpu_noise import GpuNoise, source
 from edgecut.agent.gpu_runner import GpuRunner
 from edgecut.agent.onnxruntime_cuda import CudaSessionRunner

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecut.agent.edge_side import Description, Pixels, Target, Tensor
+from edgecut.agent.edge_manifest import Description, Pixels, Target, Tensor
 from edgecut.agent.inputs import InputError, check_input, is_single
 from edgecut.models.data import as_pixels, scale_pixels
 from edgecut.models.spec import PixelFormat

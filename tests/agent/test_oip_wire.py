@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgecut.agent import oip_wire
-from edgecut.agent.oip_wire import WireError
+from edgecut.agent.protobuf import WireError
 from edgecut.runtime import oip, tensors
 
 REQUEST, RESPONSE = oip.message("ModelInferRequest"), oip.message("ModelInferResponse")
