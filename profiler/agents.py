@@ -30,6 +30,8 @@ from .pack import NAME, pack
 CONNECT_S = 15
 STOP_S = 15.0
 MAX_RESULT_BYTES = 512 * 1024 * 1024
+LONGEST_FOLDER = 60
+"""Of the 104 to 108 characters of a socket's path, 40 are for what ssh and edgecut put behind it."""
 SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}", "-o", "ServerAliveInterval=15")
 OUT_OF_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
@@ -91,8 +93,9 @@ class SshAgent:
             if shutil.which(tool) is None:
                 raise DeviceError(f"{tool} is not installed here; install OpenSSH's client (openssh-client)")
         self.address, self._python = address, python
-        self._local = tempfile.mkdtemp(prefix="edgecut-ssh-")
-        # One connection for everything; its socket's path must stay short.
+        # One connection for everything; a socket's path may not be long, as a temporary folder's may.
+        long = len(tempfile.gettempdir()) > LONGEST_FOLDER
+        self._local = tempfile.mkdtemp(prefix="edgecut-ssh-", dir="/tmp" if long else None)
         shared = ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._local}/c", "-o", "ControlPersist=30"]
         self._options = [*SSH_OPTIONS, *shared, *(["-F", config] if config else [])]
         self._port = [] if address.port is None else ["-p", str(address.port)]
