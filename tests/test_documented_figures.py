@@ -86,3 +86,72 @@ def test_registers() -> None:
     for row in kernels:
         if row["kernel"] == "edgecut_noise_block":
             assert f"| {row['target']} ({row['gpu']}) | {row['registers']} |" in text
+
+
+def faults_lines() -> list[str]:
+    lines, before = [], ""
+    for row in result("faults")["rows"]:
+        name = row["scenario"] if row["scenario"] != before else ""
+        before = row["scenario"]
+        counts = [row[key] for key in ("right_cloud", "right_local", "clear_errors", "wrong", "late", "retries")]
+        cells = [name, f"{row['transport']}, {row['away']}", *counts]
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['median_s'] * 1e3:.1f} | {row['worst_s']:.2f} |")
+    return lines
+
+
+def test_faults() -> None:
+    text, found = (ROOT / "docs" / "faults.md").read_text(), result("faults")
+    assert found["command"] in text
+    assert all(line in text for line in faults_lines())
+    assert all(row["wrong"] == row["late"] == row["unclear"] == row["changed_retries"] == 0 for row in found["rows"])
+    assert f"{sum(row['requests'] for row in found['rows']):,} requests" in text
+
+
+def test_link_accuracy() -> None:
+    text, found = (ROOT / "docs" / "faults.md").read_text(), result("link_accuracy")
+    assert found["command"] in text
+    for row in found["rows"]:
+        trip = f"{row['round_trip_measured_s'] * 1e3:.1f} ({row['round_trip_s'] * 1e3:.1f})"
+        rates = [f"{row[f'{way}link_ratio'] * 100:.1f} %" for way in ("up", "down")]
+        cells = [row["link"], row["congestion_control"], *rates, trip, f"{row['connect_measured_s'] * 1e3:.1f}"]
+        assert f"| {' | '.join(cells)} |" in text
+
+
+def scaling_lines() -> list[str]:
+    lines = []
+    for row in result("scaling")["rows"]:
+        light = row["model"] == "light"
+        name = (
+            row["server"][0].upper() + row["server"][1:] if "ray" in row["server"] else f"`{row['server']}`"
+        ) * light
+        start = f"{row['start_s']:.2g}" if light else ""
+        cells = [name, row["model"], f"{row['median_s'] * 1e3:.1f}", f"{row['answers_per_s']:.0f}", start]
+        line = f"| {' | '.join(cells)} | {row['memory_bytes'] / 1e6:.0f} |"
+        lines.append(line.replace("|  |", "| |"))
+    return lines
+
+
+def test_scaling() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    assert result("scaling")["command"] in text and all(line in text for line in scaling_lines())
+
+
+def serving_lines() -> list[str]:
+    found = result("serving")
+    lines = []
+    for clients in ("one_client", "eight_clients"):
+        for size in sorted({row["bytes"] for row in found[clients]}):
+            rows = {row["server"]: row for row in found[clients] if row["bytes"] == size}
+            names = ("ours gRPC", "ours REST", "triton gRPC", "triton REST", "mlserver gRPC", "kserve gRPC", "echo")
+            cells = [f"{rows[name]['median_s'] * 1e3:.2f} / {rows[name]['p99_s'] * 1e3:.1f}" for name in names]
+            lines.append(f"| {clients.partition('_')[0]} | {size:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def test_serving() -> None:
+    text, found = (ROOT / "docs" / "serving.md").read_text(), result("serving")
+    assert found["command"] in text and all(line in text for line in serving_lines())
+    for way, ratios in found["to_triton"].items():
+        assert f"{way} {', '.join(f'{ratio:.2f}' for ratio in ratios.values())}" in text
+    soak, edge = result("serving_soak"), result("serving_edge")
+    assert soak["command"] in text and edge["command"] in text
