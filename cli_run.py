@@ -27,6 +27,9 @@ def infer(
         str, typer.Option(help="Where no server can be reached: fail, or run the rest here (local).")
     ] = "fail",
     nonfinite: Annotated[str, typer.Option(help="NaN and infinite values: refuse, or allow.")] = "refuse",
+    backend: Annotated[
+        str | None, typer.Option(help="Another runtime than the bundle's target: onnxruntime-cpu, tensorrt, ...")
+    ] = None,
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
@@ -52,6 +55,7 @@ def infer(
         policy=Policy(timeout_s=timeout_s, attempts=attempts),
         away=away,
         nonfinite=nonfinite,
+        backend=backend,
     )
     if json:
         print(dumps({"classes": logits.argmax(1).tolist(), "logits": logits.tolist()}))

@@ -61,6 +61,14 @@ class EdgePart:
             raise BackendError("{} threads cannot be used; give a number from 1 to {}".format(threads, MAX_THREADS))
         self.description = side.description
         self.backend = backend or side.description.target.runtime
+        if backend is None and self.backend != PROCESSOR:
+            reason = load_backend(self.backend).usable()
+            if reason:
+                raise BackendError(
+                    "{}; the bundle was made for {}, and with --backend {} it runs on the processor".format(
+                        reason, self.backend, PROCESSOR
+                    )
+                )
         self.names = [tensor.name for tensor in side.description.cut]
         self.slowdown, self.allow_nonfinite, self.with_rest = slowdown, allow_nonfinite, with_rest
         self.noise_on = "the processor"

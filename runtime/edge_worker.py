@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..agent.edge_part import PROCESSOR
 from ..agent.timing import Result, measure
 from ..agent.transport import Security
 from ..artefacts import Record
@@ -117,6 +118,7 @@ def run(task: Task, progress: Callable[[float], None]) -> Outcome:
             threads=task.threads,
             timeout_s=task.timeout_s,
             slowdown=task.slowdown,
+            backend=PROCESSOR,
             security=security,
         ) as session,
         CloudClient(task.whole_server, task.timeout_s, security) as client,

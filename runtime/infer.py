@@ -32,11 +32,12 @@ def infer(
     policy: Policy | None = None,
     away: str = FAIL,
     nonfinite: str = REFUSE,
+    backend: str | None = None,
 ) -> npt.NDArray[np.float32]:
     """Logits float32 [N, classes] for an array, or for the array in an .npy file, also written to `output` as .npy.
 
-    One input without a batch dimension is taken as a batch of one. `security`, `policy`, `away` and `nonfinite` are
-    EdgeSession's. Raises BundleError, DataError and ServerError.
+    One input without a batch dimension is taken as a batch of one. `security`, `policy`, `away`, `nonfinite` and
+    `backend` are EdgeSession's. Raises BundleError, DataError and ServerError.
     """
     if output is not None:
         check_output(output)
@@ -50,6 +51,7 @@ def infer(
         policy=policy,
         away=away,
         nonfinite=nonfinite,
+        backend=backend,
     ) as session:
         single = x.shape == session.manifest.input.shape or (x.dtype == np.uint8 and x.ndim == 2)
         batch = x[None] if single else x

@@ -7,7 +7,8 @@ The relay is one of TCP's bytes, or, with `real_link`, one of packets between tw
 opening a connection, slow start and retransmissions take their time too.
 
 All ways take turns in one run, so that drift hits all alike. Without a link preset of its own the plan's link is
-used. The edge is this machine held back by a factor: an emulated edge, which every reader of the result must say.
+used. The edge is this machine's processor held back by a factor, whatever runtime the bundle is for: an emulated edge,
+which every reader of the result must say.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..agent.edge_part import PROCESSOR
 from .client import CloudClient
 from .edge import EdgeSession
 from .edge_worker import FLOAT32, SPLIT, UINT8, WHOLE_MODEL, WHOLE_UINT8_MODEL
@@ -29,7 +30,7 @@ def wire_bytes(
 ) -> dict[str, tuple[float, float]]:
     """Bytes up and down per request and way, on a channel that is already open."""
     counted = {}
-    with Relay(*split, _FREE) as relay, EdgeSession(edge_side, f"127.0.0.1:{relay.port}") as session:
+    with Relay(*split, _FREE) as relay, EdgeSession(edge_side, f"127.0.0.1:{relay.port}", backend=PROCESSOR) as session:
         counted[SPLIT] = _count(relay, lambda: session.infer(inputs[:1]))
     with Relay(*whole, _FREE) as relay, CloudClient(f"127.0.0.1:{relay.port}") as client:
         ways = {FLOAT32: (WHOLE_MODEL, input_name, inputs[:1])}

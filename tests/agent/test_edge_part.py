@@ -116,3 +116,14 @@ def test_noise_that_lies_ready_is_handed_out_once(side: Any) -> None:
     ready = protector._ahead[0][1]
     assert np.array_equal(protector.add(zeros)[0], ready) and not protector.drawn(1)
     assert not np.array_equal(protector.add(zeros)[0], ready)
+
+
+def test_a_runtime_that_is_not_there_says_what_runs_it_too(side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecut.agent.tensorrt_engine.usable", lambda: "TensorRT is not here")
+    target = {**side.values["target"], "name": "tx2", "runtime": "tensorrt"}
+    side.write(target=target)
+    with pytest.raises(BackendError, match=r"made for tensorrt, and with --backend onnxruntime-cpu it runs"):
+        EdgePart(read_edge_side(str(side.folder)))
+    part = EdgePart(read_edge_side(str(side.folder)), backend="onnxruntime-cpu")
+    assert part.protected(np.zeros((2, 6), np.float32))[0].shape == (2, 40)
+    part.close()
