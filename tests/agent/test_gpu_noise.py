@@ -378,7 +378,9 @@ def doubling_side(monkeypatch: pytest.MonkeyPatch, version: str, driver: Any, op
         opened[-1].call = lambda feed: call({"x": next(iter(feed.values()))})
         return opened[-1]
 
-    monkeypatch.setattr(edge_part, "load_backend", lambda name: SimpleNamespace(open_runner=open_runner))
+    monkeypatch.setattr(
+        edge_part, "load_backend", lambda name: SimpleNamespace(open_runner=open_runner, usable=lambda: None)
+    )
     tensors = [Tensor(name, "float32", (6,), None) for name in ("x", "y", "y")]
     description = Description(
         "small", tensors[0], None, (tensors[1],), tensors[2], "shredder",
