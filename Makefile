@@ -55,8 +55,10 @@ check: $(VENV)/dev.stamp
 
 # What learns on data that the package does not bring runs where DATA names its folder.
 bench: $(VENV)/all.stamp
+	cd benchmarks && ../$(BIN)/python regret.py --again
 	cd benchmarks && for file in [a-z]*.py; do \
-	  case $$file in machine.py|published_networks.py|serving_servers.py|learning_*.py) continue ;; esac; ../$(BIN)/python $$file || exit 1; \
+	  grep -q __main__ $$file || continue; \
+	  case $$file in published_networks.py|serving_servers.py|regret.py|regret_server.py|regret_worker.py|learning_*.py) continue ;; esac; ../$(BIN)/python $$file || exit 1; \
 	done
 	cd benchmarks && ../$(BIN)/python serving.py --soak 900
 ifdef DATA

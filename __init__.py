@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .noise_kernels.collection import NoiseCollection as NoiseCollection
     from .partitioner.choose import plan as plan
     from .partitioner.link import Link as Link
+    from .partitioner.plan import Limits as Limits
     from .partitioner.plan import Plan as Plan
     from .privacy.learn import learn as learn
     from .privacy.result import Learned as Learned
@@ -41,6 +42,7 @@ _HOMES = {
     "EdgeSession": "runtime.edge",
     "EdgecutError": "errors",
     "Learned": "privacy.result",
+    "Limits": "partitioner.plan",
     "Link": "partitioner.link",
     "Measurement": "runtime.measurement",
     "NoiseCollection": "noise_kernels.collection",
@@ -67,6 +69,7 @@ __all__ = [
     "EdgeSession",
     "EdgecutError",
     "Learned",
+    "Limits",
     "Link",
     "Measurement",
     "NoiseCollection",

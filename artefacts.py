@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,8 @@ class Artefact(Record):
         return self.model_copy(update={"kind": self.KIND, "version": self.VERSION}).model_dump_json(indent=1) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write to `path`, replacing it in one step. Raises ArtefactError where the folder cannot be written."""
+        """Write to `path`, replacing it in one step, but no edgecut file of another kind. Raises ArtefactError."""
+        check_kind(path, self.KIND)
         return write_bytes(path, self.to_json().encode())
 
     @classmethod
@@ -74,6 +76,24 @@ class Artefact(Record):
                 f"{where} has format version {head.version}, this edgecut reads {cls.VERSION}; write it again"
             )
         return value
+
+
+def check_kind(path: str | os.PathLike[str], kind: str) -> None:
+    """Raise ArtefactError where writing a `kind` to `path` would destroy an edgecut file of another kind."""
+    found = _kind_of(path)
+    if found not in (None, "", kind):
+        made = f"a {kind}" if kind else "the result"
+        raise ArtefactError(f"{path} is a {found} file, which {made} would replace; choose another output path")
+
+
+def _kind_of(path: str | os.PathLike[str]) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return None
+    found = re.match(rb'\{\s*"kind":\s*"([a-z0-9-]+)"', start)
+    return found[1].decode() if found else None
 
 
 class _Head(BaseModel):
@@ -139,8 +159,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def check_output(path: str | os.PathLike[str]) -> None:
-    """Raise ArtefactError now where `path` could not be written later, when what took long would be lost."""
+def check_output(path: str | os.PathLike[str], kind: str = "") -> None:
+    """Raise ArtefactError now where `path` could not be written later, when what took long would be lost.
+
+    `kind` is what will be written, empty where that is no edgecut file with a kind: no other kind is replaced.
+    """
+    check_kind(path, kind)
     target = Path(path)
     try:
         place = next(folder for folder in target.absolute().parents if folder.exists())

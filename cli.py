@@ -6,16 +6,17 @@ device or a server got wrong ends in one sentence on standard error and exit cod
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import cli_bundle, cli_devices, cli_learn, cli_run, cli_serve
-from .cli_options import Data, Json, ModelOption, show
+from . import cli_bundle, cli_devices, cli_learn, cli_plan, cli_report, cli_run, cli_serve
+from .cli_options import Data, Json, ModelOption, Slowdown, show
 from .errors import EdgecutError
 from .terminal import Bar, say
 
@@ -41,13 +42,6 @@ def _print_version(asked: bool) -> None:
 INTERRUPTED = 130
 
 
-class Objective(StrEnum):
-    """What a plan minimises."""
-
-    latency = "latency"
-    energy = "energy"
-
-
 @app.callback()
 def _options(
     version: Annotated[
@@ -58,40 +52,9 @@ def _options(
 
 
 app.registered_commands.extend(cli_devices.app.registered_commands)
-Slowdown = Annotated[float, typer.Option("--edge-slowdown", min=1.0, help="Multiply the edge's times by this factor.")]
 
 
-@app.command()
-def plan(
-    edge: Annotated[Path, typer.Argument(help="The edge device's profile.")],
-    cloud: Annotated[Path, typer.Argument(help="The cloud's profile of the same model.")],
-    link: Annotated[str, typer.Option(help="wifi, lte, 3g, or a .link.json file.")] = "wifi",
-    objective: Annotated[Objective, typer.Option(help="What to minimise.")] = Objective.latency,
-    edge_slowdown: Slowdown = 1.0,
-    cloud_load: Annotated[float, typer.Option(min=1.0, help="Multiply the cloud's times by this factor.")] = 1.0,
-    jpeg_bytes: Annotated[int | None, typer.Option(min=1, help="Mean size of a photograph as JPEG.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The plan to write.")] = None,
-    json: Json = False,
-) -> None:
-    """Cost every cut over a link and choose the cheapest split."""
-    from .partitioner.choose import plan as run
-    from .reports.terminal import plan_table
-
-    made = run(
-        edge,
-        cloud,
-        link=link,
-        objective=objective.value,
-        edge_slowdown=edge_slowdown,
-        cloud_load=cloud_load,
-        jpeg_bytes=jpeg_bytes,
-        output=output,
-    )
-    show(made, plan_table, json)
-    if output is not None:
-        say(f"wrote {output}")
-
-
+app.registered_commands.extend(cli_plan.app.registered_commands)
 app.registered_commands.extend(cli_learn.app.registered_commands)
 
 
@@ -135,17 +98,7 @@ def measure(
     say(f"wrote {output}")
 
 
-@app.command()
-def report(
-    measurement: Annotated[Path, typer.Argument(help="The measurement to report.")],
-    edge_profile: Annotated[Path, typer.Option(help="The edge device's profile.")],
-    cloud_profile: Annotated[Path, typer.Option(help="The cloud's profile.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or an .html file.")],
-) -> None:
-    """Write report.html (one file, no network needed) and report.json."""
-    from .reports.html import report as run
-
-    say(f"wrote {run(measurement, edge_profile, cloud_profile, output)}")
+app.registered_commands.extend(cli_report.app.registered_commands)
 
 
 @app.command()
@@ -167,6 +120,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except EdgecutError as error:
         print(f"edgecut: {error}", file=sys.stderr)
         status = 2
@@ -174,6 +128,13 @@ def main() -> None:
         status = INTERRUPTED
     except typer.Exit as ended:
         status = ended.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        print(f"edgecut: standard output cannot be written ({error.strerror}); send it elsewhere", file=sys.stderr)
+        # What is still buffered would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 2
     except Exception as error:
         status = _usage(error)
     if status == INTERRUPTED:  # which is also what typer makes of Ctrl-C

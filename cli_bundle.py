@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,15 @@ from .errors import EdgecutError
 from .terminal import Bar, say
 
 app = typer.Typer()
+
+
+class Wire(StrEnum):
+    """What noisy activations travel as."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
 ExpectId = Annotated[str | None, typer.Option(help="The id it must have (sha256:...).")]
 
 
@@ -35,6 +45,9 @@ def bundle(
     with_local_fallback: Annotated[
         bool, typer.Option("--with-local-fallback", help="Also give the edge the rest of the model.")
     ] = False,
+    wire: Annotated[
+        Wire | None, typer.Option(help="What the noisy activations travel as; by default as the plan says.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     json: Json = False,
 ) -> None:
@@ -58,6 +71,7 @@ def bundle(
             precision=precision,
             engine_for=[part.strip() for part in engine_for.split(",")] if engine_for else (),
             local_fallback=with_local_fallback,
+            wire=None if wire is None else wire.value,
             overwrite=overwrite,
             progress=bar,
         )

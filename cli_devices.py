@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 AnyCut = Annotated[bool, typer.Option("--any-cut", help="Also cuts that do not end before a layer.")]
+Cuts = Annotated[
+    str, typer.Option(help="Which cuts to time: all, layers (none), or a plan's file: what it has not seen timed.")
+]
+Memory = Annotated[bool, typer.Option("--memory", help="Also measure how much memory the whole and each prefix take.")]
 Backend = Annotated[
     str | None,
     typer.Option(help="onnxruntime-cpu, onnxruntime-cuda, torch-cpu, torch-cuda, tensorrt or tensorrt-rtx."),
@@ -77,6 +81,8 @@ def profile(
     threads: Threads = None,
     data: Data = None,
     any_cut: AnyCut = False,
+    cuts: Cuts = "all",
+    memory: Memory = False,
     dim: Dim = None,
     input_shape: InputShape = None,
     meter: Annotated[str, typer.Option(help="auto, none, ina3221, pmic, rapl or nvml.")] = "auto",
@@ -95,14 +101,17 @@ def profile(
     calibration: Annotated[
         Path | None, typer.Option(help="Predict from layers that edgecut calibrate measured, instead of measuring.")
     ] = None,
+    add_to: Annotated[
+        Path | None, typer.Option(help="Add the cuts to this profile, in place or as --output, if taken the same way.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure every cut of a model on a device, here or over ssh, or predict a device that is not at hand."""
+    """Measure the cuts of a model on a device, here or over ssh, or predict a device that is not at hand."""
     from .profiler.run import profile as run
     from .profiler.run import profile_path
     from .reports.terminal import profile_table
 
-    target = output or profile_path(model, device)
+    target = output or add_to or profile_path(model, device)
     with Bar() as bar:
         made = run(
             model,
@@ -112,6 +121,8 @@ def profile(
             threads=threads,
             data=data,
             any_cut=any_cut,
+            cuts=cuts,
+            memory=memory,
             sizes=_sizes(dim),
             input_shapes=_shapes(input_shape),
             power=_power(power_idle_w, power_max_w, power_source, power_of),
@@ -123,6 +134,7 @@ def profile(
             ssh_config=str(ssh_config) if ssh_config else None,
             result=result,
             calibration=calibration,
+            add_to=add_to,
             output=target,
             progress=bar,
         )
@@ -139,6 +151,8 @@ def kit(
     threads: Threads = None,
     data: Data = None,
     any_cut: AnyCut = False,
+    cuts: Cuts = "all",
+    memory: Memory = False,
     dim: Dim = None,
     input_shape: InputShape = None,
     pause_ms: PauseMs = 5.0,
@@ -158,6 +172,8 @@ def kit(
             threads=threads,
             data=data,
             any_cut=any_cut,
+            cuts=cuts,
+            memory=memory,
             sizes=_sizes(dim),
             input_shapes=_shapes(input_shape),
             pause_s=pause_ms / 1000,

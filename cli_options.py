@@ -24,6 +24,7 @@ Data = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Slowdown = Annotated[float, typer.Option("--edge-slowdown", min=1.0, help="Multiply the edge's times by this factor.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of the runtime; by default all physical cores.")]
 Ca = Annotated[Path | None, typer.Option(help="PEM of the authority that signed the server's certificate.")]
 Certificate = Annotated[Path | None, typer.Option(help="PEM of this side's certificate, for mutual TLS.")]

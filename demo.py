@@ -28,6 +28,7 @@ def run(output: Path, link: str, edge_slowdown: float, data: str | None) -> Path
     from .profiler.run import profile
     from .reports import terminal
     from .reports.html import report
+    from .reports.plan_table import plan_table
     from .runtime.bundle import bundle
     from .runtime.measure import measure
 
@@ -54,7 +55,7 @@ def run(output: Path, link: str, edge_slowdown: float, data: str | None) -> Path
         f"3/7 plan over {link}",
         lambda _: plan(edge, cloud, link=link, edge_slowdown=edge_slowdown, output=plan_file),
     )
-    show(terminal.plan_table(planned))
+    show(plan_table(planned))
     learned = _step(
         "4/7 learn the noise",
         lambda bar: learn(

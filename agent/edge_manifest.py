@@ -35,6 +35,13 @@ class Tensor(NamedTuple):
     below: Optional[int]
 
 
+class Wire(NamedTuple):
+    """How the noisy activations travel where it is not float32: int8 in steps, one for each tensor of the cut."""
+
+    dtype: str
+    steps: Tuple[float, ...]
+
+
 class Pixels(NamedTuple):
     """How bytes become the input: pixel * scale + offset, per channel or one for all."""
 
@@ -69,7 +76,10 @@ class Stored(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a manifest says: takes `input`, sends `cut` to the model called `model_name`, expects `answer`."""
+    """What a manifest says: takes `input`, sends `cut` to the model called `model_name`, expects `answer`.
+
+    `wire` is None where the tensors of the cut travel as the float32 that they are.
+    """
 
     model_name: str
     input: Tensor
@@ -81,6 +91,14 @@ class Description(NamedTuple):
     fallback: Optional[str]
     engines: Tuple[Engine, ...]
     files: Tuple[Stored, ...]
+    wire: Optional[Wire] = None
+
+    @property
+    def sent(self) -> Tuple[Tensor, ...]:
+        """The tensors of the cut as they travel, and as the cloud's model takes them."""
+        if self.wire is None:
+            return self.cut
+        return tuple(tensor._replace(dtype=self.wire.dtype) for tensor in self.cut)
 
 
 class _Fault(ValueError):
@@ -134,7 +152,8 @@ def _no_constant(name: str) -> float:
 
 
 _NEEDED = ("kind", "version", "model_name", "input", "pixels", "cut", "answer", "mechanism", "files")
-_OPTIONAL = ("target", "fallback", "engines", "seal")
+_OPTIONAL = ("target", "fallback", "engines", "wire", "seal")
+_LEAST_STEP, _MOST_STEP = 1e-37, 1e37  # both they and their inverses are float32
 
 
 def _description(values: Dict[str, Any]) -> Description:
@@ -164,6 +183,7 @@ def _description(values: Dict[str, Any]) -> Description:
         fallback=fallback,
         engines=engines,
         files=files,
+        wire=None if values.get("wire") is None else _wire(values["wire"], len(cut)),
     )
 
 
@@ -225,6 +245,16 @@ def _real(what: str, value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) <= 1e30:
         raise _Fault("{} hold something else than numbers".format(what))
     return float(value)
+
+
+def _wire(values: Any, tensors: int) -> Wire:
+    _fields("wire", values, ("dtype", "steps"))
+    if values["dtype"] != "int8":
+        raise _Fault("wire.dtype is {}, where int8 or no wire can be sent".format(ascii(values["dtype"])[:20]))
+    steps = tuple(_real("wire.steps", step) for step in _list("wire.steps", values["steps"], MAX_FILES))
+    if len(steps) != tensors or not all(_LEAST_STEP <= step <= _MOST_STEP for step in steps):
+        raise _Fault("wire.steps are not one positive number for each of {} tensors".format(tensors))
+    return Wire(values["dtype"], steps)
 
 
 def _target(values: Any) -> Target:

@@ -6,6 +6,9 @@
 Noise is drawn in a thread of its own beside the partition, unless it was drawn ahead (`draw`). On a GPU it is drawn and
 added where the activation lies, so that no activation without noise is ever copied back; but not where the rest of the
 model may have to run here (`with_rest`), which takes the activation as it is.
+
+Where the wire is int8, the noisy sums are rounded last. int8 has neither NaN nor infinities, so that an activation with
+any is refused before, whatever `allow_nonfinite` says.
 """
 
 import contextlib
@@ -22,7 +25,7 @@ from .backends import BackendError, Runner, Settings, load_backend
 from .edge_manifest import Description, Engine, Tensor
 from .edge_side import EDGE_MODEL, NOISE, EdgeSide, Wanted
 from .gpu_runner import GpuRunner
-from .inputs import InputError
+from .inputs import not_finite
 from .protect import MECHANISM, NoiseError, Protector
 
 PROCESSOR = "onnxruntime-cpu"
@@ -73,6 +76,7 @@ class EdgePart:
         self.slowdown, self.allow_nonfinite, self.with_rest = slowdown, allow_nonfinite, with_rest
         self.noise_on = "the processor"
         self.protector = _protector(side)
+        self._steps = self.protector.steps
         self._one_by_one = side.description.target.batch == 1 or self.backend != PROCESSOR
         self._held = contextlib.ExitStack()
         cache = cache or _default_cache(self.backend)
@@ -108,7 +112,7 @@ class EdgePart:
         if not isinstance(self.runner, GpuRunner):
             return False
         try:
-            self.runner.add_noise(self.protector.collection, cache)
+            self.runner.add_noise(self.protector.collection, cache, self._steps)
         except BackendError as error:
             self.noise_on = "the processor, since {}".format(error)
             return False
@@ -134,16 +138,16 @@ class EdgePart:
         activations = self._activations(found, batch)
         if drawing is not None:
             drawing.result()
+        if self._steps is not None and not self._noisy_on_gpu:
+            _check_finite(activations)
         adding = time.perf_counter()
         noisy = activations
         if not self._noisy_on_gpu:
             with np.errstate(over="ignore", invalid="ignore"):  # found right below
                 noisy = self.protector.add(activations)
         add_s = time.perf_counter() - adding
-        if not self.allow_nonfinite and not all(np.isfinite(array).all() for array in noisy):
-            raise InputError(
-                "the activation at the cut is not finite, so nothing was sent; check the input and the model"
-            )
+        if not self.allow_nonfinite and self._steps is None:
+            _check_finite(noisy)
         edge_s = hold(start, self.slowdown)
         clean = activations if self.with_rest else None
         return Made(noisy, clean, model_s * self.slowdown, add_s * self.slowdown, edge_s)
@@ -168,7 +172,7 @@ class EdgePart:
 
     def _activations(self, found: Dict[str, Any], batch: int) -> Arrays:
         """In the cut's order. Raises BackendError where the model gives something else than the manifest says."""
-        activations = []
+        activations, dtype = [], np.int8 if self._noisy_on_gpu and self._steps is not None else np.float32
         for tensor in self.description.cut:
             array = found.get(tensor.name)
             if array is None or array.shape != (batch, *tensor.shape):
@@ -177,7 +181,7 @@ class EdgePart:
                         tensor.name, [batch, *tensor.shape]
                     )
                 )
-            activations.append(np.asarray(array, np.float32))
+            activations.append(np.asarray(array, dtype))
         return activations
 
     def draw(self, batch: int) -> "Optional[Future[float]]":
@@ -196,6 +200,11 @@ class EdgePart:
         start = time.perf_counter()
         self.protector.draw_ahead(batch)
         return hold(start, self.slowdown)
+
+
+def _check_finite(arrays: Arrays) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise not_finite()
 
 
 def hold(start: float, slowdown: float) -> float:
@@ -274,7 +283,8 @@ def _protector(side: EdgeSide) -> Protector:
                 side.folder, description.mechanism, MECHANISM
             )
         )
-    protector = Protector.load(side.files[NOISE], "{}/{}".format(side.folder, NOISE))
+    steps = None if description.wire is None else description.wire.steps
+    protector = Protector.load(side.files[NOISE], "{}/{}".format(side.folder, NOISE), steps)
     if protector.collection.tensors != tuple((tensor.name, tensor.shape) for tensor in description.cut):
         raise NoiseError(
             "{}/{} is noise of another cut than its manifest's; write the bundle again".format(side.folder, NOISE)

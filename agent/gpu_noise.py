@@ -153,11 +153,18 @@ class GpuNoise:
         self._waiting = [True] * len(self._tensors)
 
     def add(
-        self, stream: int, activation: int, out: Optional[int] = None, inverse_step: float = 0.0, tensor: int = 0
+        self,
+        stream: int,
+        activation: int,
+        out: Optional[int] = None,
+        inverse_step: float = 0.0,
+        tensor: int = 0,
+        broken: int = 0,
     ) -> None:
         """Queue the adding of what was drawn to one tensor of the cut, float32 [batch, its size], by default in place.
 
-        `tensor` is its place among the collection's. Each may be added once a draw.
+        `tensor` is its place among the collection's. Each may be added once a draw. `broken` is the address of 4 bytes
+        that become 1 where the activation is not finite, which int8 cannot show.
         """
         if self._noise is None or not self._waiting[tensor]:
             raise BackendError("noise is added once: draw again before tensor {} is added to again".format(tensor))
@@ -165,7 +172,7 @@ class GpuNoise:
         self._waiting[tensor] = False
         offset, size = self._tensors[tensor]
         numbers = [c_uint32(self.n), c_uint32(offset), c_uint32(size)]
-        ends = [c_uint64(activation), c_uint64(out), c_float(inverse_step)]
+        ends = [c_uint64(activation), c_uint64(out), c_float(inverse_step), c_uint64(broken)]
         arguments = [c_uint64(self._noise.address), *numbers, *ends]  # type: List[Any]
         grid = (-(-size // TILE_THREADS), self.batch)
         self._module.launch("edgecut_noise_add", grid, TILE_THREADS, 0, stream, arguments)

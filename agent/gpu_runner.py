@@ -8,18 +8,21 @@ done alone. Neither has the host's wait for the end in it, a few microseconds, n
 
 Where noise was asked for (`add_noise`) it is drawn from start on in a stream beside, and added to the outputs where
 they lie, so that no activation without noise is ever copied back. `compute_s` has the adding in it, and what of the
-draw outlasts the runtime's work. Not yet run on a GPU.
+draw outlasts the runtime's work. With steps the sums are rounded to int8 there, too, and a quarter of the bytes is
+copied back. Not yet run on a GPU.
 """
 
 import contextlib
-from typing import Any, Dict, Mapping, Optional, Tuple, TypeVar
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
 from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.reference import inverse_step
 from .backends import BackendError, Runner
 from .cuda import LIBRARY, Device, Event, Stream, Tensor
 from .gpu_noise import GpuNoise
+from .inputs import not_finite
 
 Owned = TypeVar("Owned", Device, Stream, Event, Tensor, GpuNoise)
 
@@ -41,6 +44,7 @@ class GpuRunner(Runner):
             raise
         self.inputs = {}  # type: Dict[str, Tensor]
         self.results = {}  # type: Dict[str, Tensor]
+        self._levels = {}  # type: Dict[str, Tensor]
 
     def _own(self, made: Owned) -> Owned:
         """Have something closed when this is."""
@@ -57,10 +61,13 @@ class GpuRunner(Runner):
         """Make room for an output."""
         self.results[name] = self._own(Tensor(self.device, shape, dtype))
 
-    def add_noise(self, collection: NoiseCollection, cache: Optional[str] = None) -> None:
+    def add_noise(
+        self, collection: NoiseCollection, cache: Optional[str] = None, steps: Optional[Sequence[float]] = None
+    ) -> None:
         """From now on add fresh noise of `collection` to the outputs, which must be the tensors of its cut.
 
-        `cache` is a folder for the compiled kernels. Raises BackendError.
+        `cache` is a folder for the compiled kernels. With `steps`, one for each tensor, the outputs are int8, and a
+        run raises InputError where one was not finite before. Raises BackendError.
         """
         shapes = {name: tensor.host.shape[1:] for name, tensor in self.results.items()}
         batches = {tensor.host.shape[:1] for tensor in self.results.values()}
@@ -76,6 +83,17 @@ class GpuRunner(Runner):
         self._order = [name for name, _ in collection.tensors]
         batch = next(iter(self.results.values())).host.shape[0]
         self._noise = self._own(GpuNoise(self.device, collection, batch, cache))
+        if steps is not None:
+            self._inverse_steps = [float(inverse_step(step)) for step in steps]
+            for name in self._order:
+                self._levels[name] = self._own(Tensor(self.device, self.results[name].host.shape, np.int8))
+            self._broken = self._own(Tensor(self.device, (1,), np.uint32))
+            self._mend()
+
+    def _mend(self) -> None:
+        """Put the mark of an activation that is not finite back to none."""
+        self._broken.host[0] = 0
+        self._broken.to_device(self.stream)
 
     def _enqueue(self) -> None:
         """Hand the runtime's work to the stream."""
@@ -96,20 +114,36 @@ class GpuRunner(Runner):
         self._enqueue()
         if self._noise is not None:
             stream.wait(self._drawn)
-            for place, name in enumerate(self._order):
-                self._noise.add(stream.address, self.results[name].address, tensor=place)
+            self._add(self._noise)
         self._done.record(stream)
-        for tensor in self.results.values():
+        for tensor in self._returned():
             tensor.to_host(stream)
         self._end.record(stream)
         self._end.synchronise()
+        if self._levels and self._broken.host[0]:
+            self._mend()
+            raise not_finite()
         self.compute_s = self._done.seconds_since(self._ready)
         return self._end.seconds_since(self._start)
+
+    def _add(self, noise: GpuNoise) -> None:
+        """Queue the adding to every output, in place, or as int8 to a place of its own."""
+        for place, name in enumerate(self._order):
+            activation = self.results[name].address
+            if not self._levels:
+                noise.add(self.stream.address, activation, tensor=place)
+                continue
+            out, inverse = self._levels[name].address, self._inverse_steps[place]
+            noise.add(self.stream.address, activation, out, inverse, place, self._broken.address)
+
+    def _returned(self) -> List[Tensor]:
+        """What is copied back: never an activation without its noise, where noise was asked for."""
+        return [*self._levels.values(), self._broken] if self._levels else list(self.results.values())
 
     def outputs(self) -> Dict[str, Any]:
         """Run once; float32 copies of all outputs by name."""
         self.run()
-        return {name: tensor.host.astype(np.float32) for name, tensor in self.results.items()}
+        return {name: tensor.host.astype(np.float32) for name, tensor in (self._levels or self.results).items()}
 
     def call(self, feed: Mapping[str, Any]) -> Dict[str, Any]:
         """Run on new inputs, which must have the shapes that this was opened with; copies of the outputs."""
@@ -124,11 +158,11 @@ class GpuRunner(Runner):
                 )
             tensor.host[...] = _as(tensor.host.dtype, name, feed[name])
         self.run()
-        return {name: tensor.host.copy() for name, tensor in self.results.items()}
+        return {name: tensor.host.copy() for name, tensor in (self._levels or self.results).items()}
 
     def close(self) -> None:
         """Give all memory back to the GPU."""
-        self.inputs, self.results, self._noise = {}, {}, None
+        self.inputs, self.results, self._levels, self._noise = {}, {}, {}, None
         # A GPU on which work has failed refuses even this; what failed first is what the caller must hear of.
         with contextlib.suppress(BackendError):
             self.device.activate()

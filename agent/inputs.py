@@ -15,6 +15,11 @@ class InputError(BackendError):
     """An input has the wrong file, shape, dtype or values; the message is one sentence for a person."""
 
 
+def not_finite() -> InputError:
+    """What is raised in place of sending an activation that holds NaN or infinite values."""
+    return InputError("the activation at the cut is not finite, so nothing was sent; check the input and the model")
+
+
 def check_input(x: Any, description: Description, allow_nonfinite: bool = False) -> Any:
     """What the edge partition takes, [batch, ...], from model inputs or uint8 images [batch, H, W(, C)].
 

@@ -108,6 +108,7 @@ def _settings(values: Dict[str, Any]) -> Dict[str, Any]:
     settings = {name: str(values[name]) for name in ("backend", "precision", "meter")}  # type: Dict[str, Any]
     settings.update({name: _seconds(values[name]) for name in ("pause_s", "relative_width", "floor_s")})
     settings["energy_seconds"] = _seconds(values["energy_seconds"])
+    settings["memory"] = bool(values.get("memory", False))  # kits of earlier versions do not say
     settings["max_seconds"] = None if values["max_seconds"] is None else _seconds(values["max_seconds"])
     settings["threads"] = None if values["threads"] is None else _positive(values["threads"])
     return settings

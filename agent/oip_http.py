@@ -12,7 +12,7 @@ import json
 import socket
 import threading
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from urllib.parse import quote
 
 import numpy as np
@@ -27,6 +27,7 @@ HEADER_LENGTH = "inference-header-content-length"
 # Numbers in JSON take a hundred times their room while they are read.
 MAX_JSON_BYTES = 8 * 1024 * 1024
 _IDLE = 8
+_KEPT_BYTES = 4096
 _WHY_S = 0.5
 _NAMES = {dtype.str: name for name, dtype in DTYPES.items()}
 _KINDS = {
@@ -40,6 +41,26 @@ _KINDS = {
 }
 
 
+class _Asked(NamedTuple):
+    """What requests of one kind share: the head's first lines, the JSON, and what each tensor's bytes are."""
+
+    head: bytes
+    header: bytes
+    dtypes: List[Any]
+    size_bytes: int
+
+
+class _Tensor(NamedTuple):
+    """A tensor of an answer as its header tells it; `size` is None where its values are `data` in JSON."""
+
+    name: str
+    datatype: str
+    shape: Tuple[int, ...]
+    elements: int
+    size: Optional[int]
+    data: Any
+
+
 class HttpTransport(Transport):
     """See `transport.open_transport`."""
 
@@ -50,18 +71,27 @@ class HttpTransport(Transport):
         self._idle = []  # type: List[Tuple[Connection, Any]]
         self._busy = set()  # type: Any
         self._closed = self._met = False
+        # What the last request and the last answer looked like. The next ones mostly look the same, and after a pause
+        # every line of code that is not run saves many times what it costs in a tight loop.
+        self._last_asked = None  # type: Optional[Tuple[Any, _Asked]]
+        self._last_told = {}  # type: Dict[bytes, List[_Tensor]]
 
     def infer(self, model: str, tensors: Tensors, timeout_s: float) -> Dict[str, Any]:
-        header, raws = self._encode(tensors)
-        extra = "Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {}\r\n".format(len(header))
-        answer = self._ask("POST", _path(model) + "/infer", extra, [header, *raws], timeout_s)
+        arrays = [(name, np.asarray(array)) for name, array in tensors]
+        kind = model, [(name, array.dtype, array.shape) for name, array in arrays]
+        last = self._last_asked
+        if last is None or last[0] != kind:
+            self._last_asked = last = kind, self._described(model, arrays)
+        asked = last[1]
+        raws = [np.ascontiguousarray(array, dtype) for (_, array), dtype in zip(arrays, asked.dtypes)]
+        answer = self._ask(asked.head, [asked.header, *raws], asked.size_bytes, timeout_s)
         try:
-            return decode(answer)
+            return decode(answer, self._last_told)
         except DamagedAnswer as error:
             raise self._failure("damaged", str(error)) from None
 
     def metadata(self, model: str, timeout_s: float) -> Metadata:
-        answer = self._ask("GET", _path(model), "", [], timeout_s)
+        answer = self._ask(self._head("GET", _path(model), ""), [], 0, timeout_s)
         try:
             told = _json(answer.body)
             return {side: [_told(one) for one in _list(told, side)] for side in ("inputs", "outputs")}
@@ -81,11 +111,10 @@ class HttpTransport(Transport):
         for connection, _ in idle:
             connection.close()
 
-    def _encode(self, tensors: Tensors) -> Tuple[bytes, List[Any]]:
-        """The JSON header, and each tensor's bytes."""
-        inputs, raws = [], []
-        for name, given in tensors:
-            array = np.asarray(given)
+    def _described(self, model: str, arrays: Sequence[Tuple[str, Any]]) -> "_Asked":
+        """What every request for this model with tensors of these names, types and shapes begins with."""
+        inputs, dtypes = [], []
+        for name, array in arrays:
             datatype = _NAMES.get(array.dtype.newbyteorder("<").str)
             if datatype is None:
                 raise TransportError(
@@ -96,26 +125,29 @@ class HttpTransport(Transport):
                 )
             size = {"binary_data_size": array.nbytes}
             inputs.append({"name": name, "shape": array.shape, "datatype": datatype, "parameters": size})
-            raws.append(np.ascontiguousarray(array, DTYPES[datatype]))
-        return json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode("ascii"), raws
+            dtypes.append(DTYPES[datatype])
+        told = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+        header = json.dumps(told, separators=(",", ":")).encode("ascii")
+        size_bytes = len(header) + sum(array.nbytes for _, array in arrays)
+        lengths = "Inference-Header-Content-Length: {}\r\nContent-Length: {}\r\n".format(len(header), size_bytes)
+        head = self._head("POST", _path(model) + "/infer", "Content-Type: application/octet-stream\r\n" + lengths)
+        return _Asked(head, header, dtypes, size_bytes)
 
-    def _ask(self, method: str, path: str, extra: str, parts: List[Any], timeout_s: float) -> Answer:
+    def _head(self, method: str, path: str, extra: str) -> bytes:
+        """A request's head but for its last lines."""
+        return "{} {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}".format(
+            method, path, self.address.target, extra
+        ).encode("ascii")
+
+    def _ask(self, head: bytes, parts: List[Any], size_bytes: int, timeout_s: float) -> Answer:
         """Send a request and return an answer with status 200. Raises TransportError."""
         deadline = time.monotonic() + timeout_s
         token = self._credentials.authorization()
-        size = sum(memoryview(part).nbytes for part in parts)
-        if size > MAX_MESSAGE_BYTES:
-            raise self._failure("refused", "{} bytes are larger than {}".format(size, MAX_MESSAGE_BYTES))
-        head = "{} {} HTTP/1.1\r\nHost: {}\r\nAccept-Encoding: identity\r\n{}{}{}\r\n".format(
-            method,
-            path,
-            self.address.target,
-            extra,
-            "Content-Length: {}\r\n".format(size) if parts else "",
-            "" if token is None else "Authorization: {}\r\n".format(token),
-        )
+        if size_bytes > MAX_MESSAGE_BYTES:
+            raise self._failure("refused", "{} bytes are larger than {}".format(size_bytes, MAX_MESSAGE_BYTES))
+        end = b"\r\n" if token is None else "Authorization: {}\r\n\r\n".format(token).encode("ascii")
         try:
-            answer = self._exchange(b"".join([head.encode("ascii"), *parts]), deadline)
+            answer = self._exchange(b"".join([head, end, *parts]), deadline)
         except (OSError, ValueError, NoHttp, DamagedAnswer) as error:
             raise self._lost(error, deadline, timeout_s) from None
         if answer.status != 200:
@@ -215,8 +247,11 @@ class HttpTransport(Transport):
         return failure(kind, self.server, self._credentials.hide(detail), waited_s, self._met, code)
 
 
-def decode(answer: Answer) -> Dict[str, Any]:
-    """The arrays of an answer by name, read-only, each claim of it checked. Raises DamagedAnswer."""
+def decode(answer: Answer, seen: "Optional[Dict[bytes, List[_Tensor]]]" = None) -> Dict[str, Any]:
+    """The arrays of an answer by name, read-only, each claim of it checked. Raises DamagedAnswer.
+
+    `seen` keeps what the last answer's header said, so that the same header is not read again.
+    """
     body = answer.body
     length = answer.fields.get(HEADER_LENGTH)
     at = len(body)
@@ -227,16 +262,10 @@ def decode(answer: Answer) -> Dict[str, Any]:
     raws = body[at:]
     arrays = {}  # type: Dict[str, Any]
     used = 0
-    for one in _list(_json(body[:at]), "outputs"):
-        name, datatype, shape = _told(one)
-        dtype = DTYPES.get(datatype)
-        if dtype is None or name in arrays or any(size < 0 for size in shape):
-            raise DamagedAnswer("its output {!r} of {!r} is impossible or comes twice".format(name, datatype))
-        count = _count(shape)
-        parameters = one.get("parameters")
-        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    for name, datatype, shape, count, size, data in _tensors(body[:at], {} if seen is None else seen):
+        dtype = DTYPES[datatype]
         if size is None:
-            flat = _numbers(name, datatype, dtype, count, one.get("data"))
+            flat = _numbers(name, datatype, dtype, count, data)
         else:
             if type(size) is not int or size != count * dtype.itemsize or size > len(raws) - used:
                 raise DamagedAnswer(
@@ -251,6 +280,27 @@ def decode(answer: Answer) -> Dict[str, Any]:
     if used != len(raws):
         raise DamagedAnswer("{} bytes of it belong to no tensor".format(len(raws) - used))
     return arrays
+
+
+def _tensors(header: memoryview, seen: Dict[bytes, List[_Tensor]]) -> List[_Tensor]:
+    """What an answer's header says of its tensors; their sizes are checked where their bytes are."""
+    key = bytes(header) if len(header) <= _KEPT_BYTES else b""
+    known = seen.get(key)
+    if known is not None:
+        return known
+    found, names = [], set()
+    for one in _list(_json(header), "outputs"):
+        name, datatype, shape = _told(one)
+        if datatype not in DTYPES or name in names or any(size < 0 for size in shape):
+            raise DamagedAnswer("its output {!r} of {!r} is impossible or comes twice".format(name, datatype))
+        names.add(name)
+        parameters = one.get("parameters")
+        size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+        found.append(_Tensor(name, datatype, shape, _count(shape), size, one.get("data")))
+    seen.clear()
+    if key:
+        seen[key] = found
+    return found
 
 
 def _raw(name: str, dtype: Any, raw: memoryview) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from .backends import BACKENDS, BackendError, Settings, load_backend
 from .environment import available_bytes, physical_cores, read_environment
 from .kit import Kit, feed
+from .memory import measure_memory
 from .meters import METERS, Idle, Meter, MeterError, find_meters, idle_power, open_meter, per_run
 from .tasks import WHOLE, close_all, group, noise_tasks, open_parts
 from .timing import Samples, Task, measure
@@ -50,7 +51,7 @@ def profile_kit(
     nodes, layer_note = _layers(kit, backend, settings, progress)
     if meter is not None:
         meter.close()
-    return {
+    result = {
         "format": FORMAT,
         "model_digest": kit.digest,
         "backend": name,
@@ -72,7 +73,10 @@ def profile_kit(
         "converged": converged,
         "groups": groups,
         "elapsed_s": elapsed_s,
-    }
+    }  # type: Dict[str, Any]
+    if chosen["memory"]:
+        result["memory_bytes"], result["memory_note"] = measure_memory(kit, name, settings, progress)
+    return result
 
 
 def _meter(wanted: str, backend: str, meters: Mapping[str, str]) -> Tuple[Optional[Meter], str]:

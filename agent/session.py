@@ -278,7 +278,7 @@ class Session:
         """Raise TransportError unless the servers serve this very model: names, datatypes and shapes."""
         description = self.part.description
         found = self.caller.metadata(description.model_name)
-        for what, expected in (("inputs", description.cut), ("outputs", (description.answer,))):
+        for what, expected in (("inputs", description.sent), ("outputs", (description.answer,))):
             got = {name: (datatype, tuple(shape)) for name, datatype, shape in found[what]}
             for tensor in expected:
                 if not _agrees(tensor, got.get(tensor.name)):

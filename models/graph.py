@@ -1,7 +1,7 @@
 """An ONNX model as a graph of layers: what it computes, what each layer makes, and where it may be cut.
 
-A layer is a compute node (Conv, Gemm, MatMul, recurrent, attention) with what follows it up to the next one. A cut
-is the list of tensors that cross from a prefix of the node order to the rest; data never flows back. The raw input
+A layer is a compute node (Conv, Gemm, MatMul, recurrent, attention) with what needs it and no later one. A cut is the
+list of tensors that cross from the layers on the edge to the rest; data never flows back. The raw input
 never crosses, and at least one compute layer stays on the edge (DESIGN section 3, Shredder section 3). Sizes taken
 from the batch do not cross either: the cloud half takes them from what it is sent.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from pydantic import ValidationError
 
 from ..artefacts import first_fault
 from ..errors import ModelError
+from .cuts import crossing, cut_of, legal
+from .dependencies import RANDOM, layer_graph, owners
 from .folding import fold
 from .operations import COMPUTE, attribute, operation
 from .shapes import fix_dimensions, read_shapes
@@ -28,7 +30,6 @@ from .spec import CutSpec, LayerSpec, ModelSpec, PixelFormat, TensorSpec
 from .weights import take
 
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 INPUT_DTYPES = ("float32", "int32", "int64")
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -77,6 +78,7 @@ class ModelGraph:
             raise ModelError(f"model {name} has no compute layer (Conv, Gemm, MatMul, ...), so it cannot be cut")
         self.sizes = self._sizes()
         self.untouched = self._untouched()
+        self.owners = owners(self)
 
     def whole(self) -> onnx.ModelProto:
         """The model in one piece, weights included. Raises ModelError where it has more than 2 GB."""
@@ -150,17 +152,19 @@ class ModelGraph:
         return found - self.sizes
 
     def spec(self, *, any_cut: bool = False) -> ModelSpec:
-        """The model as a value. `any_cut` adds the cuts that do not end right before a compute layer."""
-        return ModelSpec(
+        """The model as a value, with a cut after every layer. `any_cut` adds those within layers."""
+        bare = ModelSpec(
             name=self.name,
             digest=self.digest,
             inputs=self.inputs,
             outputs=self.outputs,
             layers=tuple(self.layers()),
-            cuts=tuple(self.cuts(any_cut=any_cut)),
+            cuts=(),
             pixels=_pixels(self.proto, self.name),
             batch=self.batch,
+            graph=layer_graph(self),
         )
+        return bare.model_copy(update={"cuts": tuple(self._cuts(bare, any_cut))})
 
     def layer_name(self, index: int) -> str:
         """A layer's name: its weights' stem where they have one (`conv1.weight`), else its module's or node's."""
@@ -172,14 +176,16 @@ class ModelGraph:
 
     def layer_of_node(self, index: int) -> int:
         """The layer (counted from 0) that the node at `index` belongs to."""
-        return max(0, sum(1 for start in self.compute if start <= index) - 1)
+        return self.owners[index]
 
     def layers(self) -> Iterator[LayerSpec]:
-        """All layers in execution order; nodes before the first compute node belong to the first layer."""
-        bounds = [0, *self.compute[1:], len(self.nodes)]
+        """All layers in execution order."""
+        groups: list[list[onnx.NodeProto]] = [[] for _ in self.compute]
+        for owner, node in zip(self.owners, self.nodes, strict=True):
+            groups[owner].append(node)
         names: set[str] = set()
-        for number, start in enumerate(self.compute):
-            members = self.nodes[bounds[number] : bounds[number + 1]]
+        kept = {value.tensor.name for value in layer_graph(self).values} | {spec.name for spec in self.outputs}
+        for start, members in zip(self.compute, groups, strict=True):
             name = _unused(self.layer_name(start), names)
             last = next(value for value in members[-1].output if value)
             weights = {v for node in members for v in node.input if v in self.initializers}
@@ -191,28 +197,64 @@ class ModelGraph:
                 output=self.tensors.get(last) or TensorSpec(name=last, dtype="float32", shape=()),
                 parameters=sum(self._parameters(value) for value in weights),
                 work=tuple(item for item in work if item is not None),
+                inner_bytes=self._inner_bytes(members, kept),
             )
+
+    def _inner_bytes(self, members: Sequence[onnx.NodeProto], kept: set[str]) -> int:
+        """The most bytes that a layer's own values take at once: each lives from its node to the last that needs it.
+
+        Those in `kept`, which later layers need, live to the layer's end. The raw input's forms are not its own.
+        """
+        made = {value: step for step, node in enumerate(members) for value in node.output}
+        own = {value: step for value, step in made.items() if value in self.tensors and value not in self.untouched}
+        ends = dict(own)
+        for step, node in enumerate(members):
+            ends.update((value, step) for value in node.input if value in own)
+        ends.update((value, len(members)) for value in own if value in kept)
+        size = {value: self.tensors[value].size_bytes for value in own}
+        return max(sum(size[v] for v in own if own[v] <= step <= ends[v]) for step in range(len(members)))
 
     def _parameters(self, value: str) -> int:
         tensor = self.initializers[value]
         return math.prod(tensor.dims) if tensor.data_type in FLOATING else 0
 
     def cuts(self, *, any_cut: bool = False) -> Iterator[CutSpec]:
-        """Legal cuts from shallow to deep: before every compute node but the first (or, with `any_cut`, any node)."""
-        layer_names = [layer.name for layer in self.layers()]
+        """Legal cuts after the first layers, from shallow to deep, and, with `any_cut`, within layers too."""
+        yield from self.spec(any_cut=any_cut).cuts
+
+    def _cuts(self, spec: ModelSpec, any_cut: bool) -> Iterator[CutSpec]:
+        assert spec.graph is not None
+        layers = [frozenset(range(depth)) for depth in range(1, len(spec.layers))]
+        after = {len(edge): crossing(spec.graph, edge) for edge in layers if legal(spec.graph, edge)}
+        aligned = {tuple(tensor.name for tensor in tensors) for tensors in after.values()}
         seen: set[tuple[str, ...]] = set()
-        names = set(layer_names)
-        starts = range(self.compute[0] + 1, len(self.nodes)) if any_cut else self.compute[1:]
-        for position in starts:
-            crossing = self.crossing(position)
-            if crossing is None or tuple(t.name for t in crossing) in seen:
-                continue
-            seen.add(tuple(t.name for t in crossing))
+        names = {layer.name for layer in spec.layers}
+        for position in range(self.compute[0] + 1, len(self.nodes)) if any_cut else self.compute[1:]:
             depth = sum(1 for start in self.compute if start < position)
-            aligned = position in self.compute
-            stem = layer_names[depth - 1]
-            name = stem if aligned else _unused(f"{stem}/{crossing[-1].name}", names)
-            yield CutSpec(name=name, depth=depth, tensors=crossing, aligned=aligned)
+            whole = position in self.compute
+            found = after.get(depth) if whole else self.crossing(position)
+            made = tuple(tensor.name for tensor in found or ())
+            if found is None or made in seen or (made in aligned and not whole):
+                continue
+            seen.add(made)
+            stem = spec.layers[depth - 1].name
+            name = stem if whole else _unused(f"{stem}/{found[-1].name}", names)
+            yield CutSpec(name=name, depth=depth, tensors=found, aligned=whole)
+
+    def check_cut(self, cut: CutSpec) -> CutSpec:
+        """`cut` itself, where it is a legal one of this graph; a cut from a file may be anything. Raises ModelError."""
+        spec = self.spec(any_cut=not cut.aligned)
+        if cut.layers is None:
+            known = spec.cut(cut.name)
+        elif all(0 <= place < len(spec.layers) for place in cut.layers) and list(cut.layers) == sorted(set(cut.layers)):
+            known = cut_of(spec, cut.layers)
+        else:
+            raise ModelError(f"the cut {cut.name} names layers that model {self.name} does not have; plan again")
+        if known != cut:
+            raise ModelError(
+                f"the cut {cut.name} is not one of model {self.name} as it is now; profile and plan it again"
+            )
+        return cut
 
     def crossing(self, position: int) -> tuple[TensorSpec, ...] | None:
         """The tensors that the nodes from `position` on need from those before it; None where no cut is legal.
@@ -222,17 +264,17 @@ class ModelGraph:
         on the batch's size alone, does not cross: either half makes it for itself.
         """
         made = [v for node in self.nodes[:position] for v in node.output if v and v not in self.constants]
-        after = [node for node in self.nodes[position:] if not self._by_size(node)]
+        after = [node for node in self.nodes[position:] if not self.by_size(node)]
         needed = {value for node in after for value in node.input}
         if needed & self.untouched or {spec.name for spec in self.outputs} & set(made):
             return None
-        crossing = [self.tensors.get(v) for v in made if v in needed and v not in self.sizes]
-        if not crossing:
+        found = [self.tensors.get(v) for v in made if v in needed and v not in self.sizes]
+        if not found:
             return None
-        specs = tuple(spec for spec in crossing if spec is not None and spec.dtype == "float32")
-        return specs if len(specs) == len(crossing) else None
+        specs = tuple(spec for spec in found if spec is not None and spec.dtype == "float32")
+        return specs if len(specs) == len(found) else None
 
-    def _by_size(self, node: onnx.NodeProto) -> bool:
+    def by_size(self, node: onnx.NodeProto) -> bool:
         """Whether all that a node makes can be made anew from the size of the batch."""
         return all(value in self.sizes for value in node.output if value)
 

@@ -40,7 +40,10 @@ class TensorSpec(Record):
 
 
 class LayerSpec(Record):
-    """A compute node with what follows it up to the next one, and its work, operation by operation."""
+    """A compute node with what follows it up to the next one, and its work, operation by operation.
+
+    `inner_bytes` is the most that the layer's own values take at once while it runs, beside those of other layers.
+    """
 
     name: str
     kind: str
@@ -48,6 +51,7 @@ class LayerSpec(Record):
     output: TensorSpec
     parameters: int
     work: tuple[Operation, ...]
+    inner_bytes: int = 0
 
     @property
     def flops(self) -> int:
@@ -60,16 +64,63 @@ class LayerSpec(Record):
         return sum(operation.bytes() for operation in self.work)
 
 
-class CutSpec(Record):
-    """The tensors that cross from edge to cloud, after `depth` compute layers on the edge.
+class Value(Record):
+    """A tensor that one layer makes and others need, by their places in `ModelSpec.layers`.
 
-    `aligned` says that the cloud partition starts with a compute layer (the paper's rule, section 3).
+    `layer` is None for the raw input, in whatever form before the first compute layer. What is not `sendable` (no
+    float32 of static size with the batch first) can be needed by no layer of the other side. `made_of` names the values
+    that it is made of without any compute layer: where all those cross, it does not, and the cloud makes it anew.
+    """
+
+    tensor: TensorSpec
+    layer: int | None
+    consumers: tuple[int, ...]
+    sendable: bool
+    made_of: tuple[str, ...] = ()
+
+
+class LayerGraph(Record):
+    """How layers depend on each other: `values` in the order they are made.
+
+    The layers in `first` take the raw input and stay on the edge, those in `last` make an output and stay in the cloud.
+    """
+
+    values: tuple[Value, ...]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+
+MAX_ELEMENTS = 2**48
+"""Values of one tensor that can cross; far more than any memory holds, and whole numbers that a float64 still keeps."""
+
+
+class CutSpec(Record):
+    """The tensors that cross from edge to cloud, with `depth` compute layers on the edge.
+
+    `aligned` says that the cloud partition starts with a compute layer (the paper's rule, section 3). `layers` are the
+    places of the edge's layers, None where they are simply the first `depth`.
     """
 
     name: str
     depth: int
     tensors: tuple[TensorSpec, ...]
     aligned: bool
+    layers: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.depth < 0 or (self.layers is not None and len(self.layers) != self.depth):
+            raise ValueError(f"cut {self.name} says {self.depth} layers on the edge, which is not what it has")
+        if list(self.on_edge) != sorted(set(self.on_edge)) or min(self.on_edge, default=0) < 0:
+            raise ValueError(f"the layers of cut {self.name} are not places in ascending order")
+        if not self.tensors or any(not 0 < tensor.elements <= MAX_ELEMENTS for tensor in self.tensors):
+            raise ValueError(f"cut {self.name} sends no tensors of a size that can be")
+        return self
+
+    @property
+    def on_edge(self) -> tuple[int, ...]:
+        """The places of the layers that the edge runs, in ascending order."""
+        return tuple(range(self.depth)) if self.layers is None else self.layers
 
     @property
     def elements(self) -> int:
@@ -99,7 +150,8 @@ class PixelFormat(Record):
 class ModelSpec(Record):
     """A model as a value: identity, tensors, layers in execution order, and legal cuts from shallow to deep.
 
-    `batch` is the batch of a model that was exported with a fixed one.
+    `batch` is the batch of a model that was exported with a fixed one. `graph` tells how the layers depend on each
+    other; without it, only the listed cuts are known.
     """
 
     name: str
@@ -110,6 +162,33 @@ class ModelSpec(Record):
     cuts: tuple[CutSpec, ...]
     pixels: PixelFormat | None = None
     batch: int | None = None
+    graph: LayerGraph | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        count = len(self.layers)
+        names = cut_names(self.cuts)
+        if len(set(names)) < len(names):
+            raise ValueError("two cuts have the same name")
+        for value in self.graph.values if self.graph else ():
+            made = -1 if value.layer is None else value.layer
+            if not all(max(made, -1) < place < count for place in value.consumers) or not -1 <= made < count:
+                raise ValueError(f"value {value.tensor.name} goes between layers that are none, or backwards")
+            if value.sendable and not 0 < value.tensor.elements <= MAX_ELEMENTS:
+                raise ValueError(f"value {value.tensor.name} has a size that cannot be")
+        if self.graph and not all(0 <= place < count for place in (*self.graph.first, *self.graph.last)):
+            raise ValueError(f"the graph pins a layer that is none of the {count}")
+        for cut in self.cuts:
+            self._check(cut, count)
+        return self
+
+    def _check(self, cut: CutSpec, count: int) -> None:
+        here = set(cut.on_edge)
+        if max(here, default=-1) >= count:
+            raise ValueError(f"cut {cut.name} has a layer that is none of the model's {count}")
+        for value in self.graph.values if self.graph else ():
+            if value.layer is not None and value.layer not in here and not here.isdisjoint(value.consumers):
+                raise ValueError(f"cut {cut.name} has a layer on the edge that needs one in the cloud")
 
     @property
     def input(self) -> TensorSpec:
@@ -134,6 +213,12 @@ class ModelSpec(Record):
     def parameters(self) -> int:
         """Learned values in all layers."""
         return sum(layer.parameters for layer in self.layers)
+
+    def sides(self, cut: CutSpec) -> tuple[tuple[LayerSpec, ...], tuple[LayerSpec, ...]]:
+        """The layers that the edge runs and those that the cloud runs, each in execution order."""
+        edge = set(cut.on_edge)
+        here = tuple(layer for place, layer in enumerate(self.layers) if place in edge)
+        return here, tuple(layer for place, layer in enumerate(self.layers) if place not in edge)
 
     def cut(self, name: str) -> CutSpec:
         """The cut called `name`. Raises ModelError naming the known ones."""

@@ -38,7 +38,7 @@ def suffix_of(model: Model, cut: CutSpec) -> fx.GraphModule:
     suffix = _from_twin(model, cut)
     source = "torch twin"
     if suffix is None:
-        suffix, source = convert(halves(model.graph, cut)[1], model.spec.name), "torch form"
+        suffix, source = _from_file(model, cut), "torch form"
     _check(suffix, source, feed, expected, model, cut)
     return suffix
 
@@ -50,6 +50,17 @@ def _from_twin(model: Model, cut: CutSpec) -> fx.GraphModule | None:
     if program is None or not values_of(program).issuperset(names):
         return None
     return partition(program, names, None, model.spec.name)
+
+
+def _from_file(model: Model, cut: CutSpec) -> fx.GraphModule:
+    try:
+        return convert(halves(model.graph, cut)[1], model.spec.name)
+    except ModelError as error:
+        known = set() if model.twin is None or not model.twin.is_file() else values_of(load_twin(model.twin))
+        had = [other.name for other in model.spec.cuts if known.issuperset(tensor.name for tensor in other.tensors)]
+        if not had:
+            raise
+        raise ModelError(f"{error}; its torch program has the cuts {', '.join(had)}") from None
 
 
 def load_twin(path: Path) -> Any:

@@ -341,12 +341,15 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS)
     gather<u32>(tables, scratch, activation, out, inverse_step);
 }
 
-/* Noise that was drawn before, [row][n], to one tensor of the cut: its `size` elements from `offset` on. Grid: elements
-   by requests. */
+/* Noise that was drawn before, [row][n], to one tensor of the cut: its `size` elements from `offset` on. `broken`, where
+   there is one, becomes 1 if the activation has NaN or infinities, which int8 cannot show. Grid: elements by requests. */
 extern "C" __global__ void __launch_bounds__(TILE_THREADS) edgecut_noise_add(
-    const float *noise, u32 n, u32 offset, u32 size, const float *activation, void *out, float inverse_step) {
+    const float *noise, u32 n, u32 offset, u32 size, const float *activation, void *out, float inverse_step,
+    u32 *broken) {
     const u32 row = blockIdx.y, i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < size) put(out, activation, row * size + i, noise[(u64)row * n + offset + i], inverse_step);
+    if (i >= size) return;
+    if (broken && !(fabsf(activation[row * size + i]) <= 3.402823466e38f)) *broken = 1;
+    put(out, activation, row * size + i, noise[(u64)row * n + offset + i], inverse_step);
 }
 
 #ifdef EDGECUT_NOISE_DEBUG

@@ -14,9 +14,9 @@ from . import native
 from .chacha import keystreams
 from .collection import NoiseCollection
 from .randomness import NoiseStream, distribution_index, request_blocks
-from .reference import inverse_step, reference_int8
+from .reference import inverse_step
 
-__all__ = ["IMPLEMENTATIONS", "add_noise", "add_noise_int8", "sample", "sample_batch"]
+__all__ = ["IMPLEMENTATIONS", "add_noise", "add_noise_int8", "quantise", "sample", "sample_batch"]
 
 IMPLEMENTATIONS = ("c", "numpy")
 _CHOICES = (None, "c", "numpy")
@@ -25,6 +25,7 @@ _CHOICES = (None, "c", "numpy")
 _WORDS_AT_ONCE = 1 << 17
 
 _FLOAT32 = np.dtype(np.float32)
+_LEAST, _MOST = np.float32(-128), np.float32(127)
 
 _Runs = List[Tuple[bytes, bytes]]
 
@@ -97,6 +98,19 @@ def add_noise_int8(
     return out
 
 
+def quantise(sums: np.ndarray, inverse: np.float32) -> np.ndarray:
+    """`reference.reference_int8` of sums that were made before, float32, which are overwritten on the way.
+
+    What NumPy says of an overflow is the caller's to silence.
+    """
+    np.multiply(sums, inverse, out=sums)
+    np.rint(sums, out=sums)
+    np.fmax(sums, _LEAST, out=sums)
+    np.fmin(sums, _MOST, out=sums)
+    levels: np.ndarray = sums.astype(np.int8)
+    return levels
+
+
 def _rows(collection: NoiseCollection, activation: np.ndarray) -> np.ndarray:
     """The activation as float32, C-contiguous, aligned and writable: itself if it is, or a copy."""
     rows: np.ndarray = activation
@@ -161,7 +175,8 @@ def _serve_numpy(
             np.add(given[part], noise, out=targets[part])
         else:
             np.add(given[part], noise, out=noise)
-            targets[part] = reference_int8(noise, inverse)
+            with np.errstate(over="ignore", invalid="ignore"):
+                targets[part] = quantise(noise, inverse)
 
 
 def _sample_rows(collection: NoiseCollection, seeds: _Runs, out: np.ndarray) -> None:

@@ -78,7 +78,7 @@ def learn(
         progress=lambda i, n, text: stages.tell(f"training the network, {text}", i / n),
     )
     check_same_model(loaded, chosen)
-    cut = loaded.spec.cut(cut.name)
+    cut = loaded.graph.check_cut(cut)
     stages.start("data")
     labelled = _data(loaded, data, private)
     _check_torch(loaded)

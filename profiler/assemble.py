@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from ..agent.tasks import WHOLE
 from ..errors import DeviceError
@@ -26,12 +27,17 @@ def assemble(
     result: AgentResult,
     *,
     power: PowerModel | None,
+    cuts: Sequence[CutSpec] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Profile:
-    """The Profile of a model on `device`. Raises DeviceError where the result is of another model or lacks a task."""
+    """The Profile of a model on `device`, at `cuts`, by default all that `spec` lists.
+
+    Raises DeviceError where the result is of another model or lacks a task.
+    """
+    timed = spec.cuts if cuts is None else tuple(cuts)
     if result.model_digest != spec.digest:
         raise DeviceError(f"{device} measured another model than {spec.name}; profile it again")
-    missing = _expected(spec) - set(result.tasks)
+    missing = _expected(timed) - set(result.tasks)
     if missing:
         raise DeviceError(f"{device} did not measure {', '.join(sorted(missing)[:5])}; profile it again")
     of, seconds = _Tasks(result, power), layer_times(graph, result.nodes)
@@ -49,17 +55,18 @@ def assemble(
         power=of.power(),
         whole=of.timing(WHOLE),
         whole_energy=of.energy(WHOLE),
+        whole_memory_bytes=result.memory_bytes.get(WHOLE),
         layers=tuple(LayerProfile.of(layer, seconds.get(layer.name)) for layer in spec.layers),
-        cuts=tuple(_cut(cut, of) for cut in spec.cuts),
+        cuts=tuple(_cut(cut, of) for cut in timed),
         converged=result.converged,
         elapsed_s=result.elapsed_s,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
 
-def _expected(spec: ModelSpec) -> set[str]:
+def _expected(cuts: Sequence[CutSpec]) -> set[str]:
     names = {WHOLE}
-    for cut in spec.cuts:
+    for cut in cuts:
         names |= {f"prefix:{cut.name}", f"suffix:{cut.name}", f"noise:{cut.elements}", f"add:{cut.elements}"}
     return names
 
@@ -114,6 +121,8 @@ def _notes(result: AgentResult, of: _Tasks) -> tuple[str, ...]:
         found.append(f"no layer times: {result.layer_note}")
     if result.meter.name is not None and result.meter.note:
         found.append(f"idle power: {result.meter.note}")
+    if result.memory_note:
+        found.append(result.memory_note)
     return tuple(found)
 
 
@@ -129,4 +138,5 @@ def _cut(cut: CutSpec, of: _Tasks) -> CutProfile:
         prefix_energy=of.energy(prefix),
         suffix_energy=of.energy(suffix),
         noise_energy=of.energy(noise),
+        prefix_memory_bytes=of.result.memory_bytes.get(prefix),
     )

@@ -144,7 +144,7 @@ def calibrate(
     if not 0 < budget_s < math.inf:
         raise DeviceError(f"a budget of {budget_s} s leaves no time to measure; give a positive one")
     if output is not None:
-        check_output(output)
+        check_output(output, Calibration.KIND)
     before = Calibration.load(resume) if resume is not None else None
     same = (name, threads, precision, pause_s)
     if before is not None and (before.backend, before.threads, before.precision, before.pause_s) != same:
@@ -220,7 +220,7 @@ def calibration_of(
     """A Calibration of layers measured elsewhere; nothing is known of a run's overhead, the machine or its settings."""
     check_sklearn()
     if output is not None:
-        check_output(output)
+        check_output(output, Calibration.KIND)
     made = _made(table).model_copy(update={"device": device})
     if output is not None:
         made.save(output)

@@ -20,9 +20,16 @@ from .profile import CutProfile, Energy, Environment, LayerProfile, PowerModel, 
 
 
 def calibrated_profile(
-    spec: ModelSpec, calibration: Calibration | str | os.PathLike[str], *, power: PowerModel | None = None
+    spec: ModelSpec,
+    calibration: Calibration | str | os.PathLike[str],
+    *,
+    power: PowerModel | None = None,
+    cuts: Sequence[CutSpec] | None = None,
 ) -> Profile:
-    """Predict a model on the calibrated device. Raises DeviceError without scikit-learn, ArtefactError for the file."""
+    """Predict a model on the calibrated device, at `cuts` or all that it lists.
+
+    Raises DeviceError without scikit-learn, ArtefactError for the file.
+    """
     given = calibration if isinstance(calibration, Calibration) else Calibration.load(Path(calibration))
     whole = predict_operations(given, _work(spec.layers))
     frequency = given.environment.frequency_hz if given.environment else None
@@ -46,7 +53,7 @@ def calibrated_profile(
         whole=timing,
         whole_energy=energy,
         layers=tuple(_layers(spec, whole)),
-        cuts=tuple(_cut(cut, spec, given, power, slower) for cut in spec.cuts),
+        cuts=tuple(_cut(cut, spec, given, power, slower) for cut in (spec.cuts if cuts is None else cuts)),
         converged=True,
         elapsed_s=0.0,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -63,8 +70,9 @@ def _part(made: Prediction, power: PowerModel | None) -> tuple[Timing, Energy]:
 
 
 def _cut(cut: CutSpec, spec: ModelSpec, given: Calibration, power: PowerModel | None, slower: float) -> CutProfile:
-    prefix, prefix_energy = _part(predict_operations(given, _work(spec.layers[: cut.depth])), power)
-    suffix, suffix_energy = _part(predict_operations(given, _work(spec.layers[cut.depth :])), power)
+    edge, cloud = spec.sides(cut)
+    prefix, prefix_energy = _part(predict_operations(given, _work(edge)), power)
+    suffix, suffix_energy = _part(predict_operations(given, _work(cloud)), power)
     noise, add = beside(cut.elements, slower)
     return CutProfile(
         name=cut.name,

@@ -22,6 +22,7 @@ from .backends import TWIN_BACKENDS, check_backend
 from .kit import OLD_OPSET, KitSettings, Progress, write_kit
 from .pack import NAME, pack
 from .run import SSH_BACKEND
+from .timed import ALL, timed_cuts
 
 README = """What an edge device needs to measure {model} for edgecut.
 
@@ -53,6 +54,8 @@ def kit(
     threads: int | None = None,
     data: str | None = None,
     any_cut: bool = False,
+    cuts: str | os.PathLike[str] = ALL,
+    memory: bool = False,
     sizes: Mapping[str, int] | None = None,
     input_shapes: Sequence[tuple[int, ...]] = (),
     pause_s: float = 0.005,
@@ -61,7 +64,8 @@ def kit(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the folder and return it. `opset` 13 is what every runtime reads; 0 keeps the model's own.
+    """Write the folder and return it. `opset` 13 is what every runtime reads; 0 keeps the model's own. `cuts` and
+    `memory` are as in `profile`.
 
     Raises ArtefactError where `output` exists and `overwrite` is not given, DeviceError for a backend that no device
     has, ModelError for a model that cannot be read, cut or rewritten.
@@ -83,13 +87,15 @@ def kit(
         precision=precision,
         pause_s=pause_s,
         max_seconds=max_seconds,
+        memory=memory,
     )
+    timed = timed_cuts(loaded, cuts)
     text = README.format(
         model=loaded.spec.name,
         runtime=RUNTIMES[backend],
         agent=NAME,
         result=RESULT,
-        reference=" ".join([shlex.quote(model), *_options(data, any_cut, sizes or {}, input_shapes)]),
+        reference=" ".join([shlex.quote(model), *_options(data, any_cut, cuts, sizes or {}, input_shapes)]),
         opset=opset or "the model's own",
         digest=loaded.spec.digest,
     )
@@ -98,7 +104,8 @@ def kit(
         beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             (beside / "kit").mkdir()
-            write_kit(loaded, beside / "kit", settings, opset=opset or None, progress=progress or (lambda *_: None))
+            tell = progress or (lambda *_: None)
+            write_kit(loaded, beside / "kit", settings, cuts=timed, opset=opset or None, progress=tell)
             pack(beside / NAME)
             write_bytes(beside / "README.txt", text.encode())
             beside.chmod(0o755)
@@ -113,12 +120,18 @@ def kit(
 
 
 def _options(
-    data: str | None, any_cut: bool, sizes: Mapping[str, int], shapes: Sequence[tuple[int, ...]]
+    data: str | None,
+    any_cut: bool,
+    cuts: str | os.PathLike[str],
+    sizes: Mapping[str, int],
+    shapes: Sequence[tuple[int, ...]],
 ) -> Iterator[str]:
-    """What the model must be named with afterwards, to be the same model."""
+    """What the model must be named with afterwards, to be the same model at the same cuts."""
     if data is not None:
         yield f"--data {shlex.quote(data)}"
     if any_cut:
         yield "--any-cut"
+    if cuts != ALL:
+        yield f"--cuts {shlex.quote(os.fspath(cuts))}"
     yield from (f"--dim {shlex.quote(name)}={size}" for name, size in sizes.items())
     yield from (f"--input-shape {'x'.join(map(str, shape))}" for shape in shapes)

@@ -51,13 +51,21 @@ class KitSettings:
     floor_s: float = FLOOR_S
     meter: str = "auto"
     energy_seconds: float = 1.0
+    memory: bool = False
 
 
 def write_kit(
-    model: Model, folder: Path, settings: KitSettings, *, opset: int | None = None, progress: Progress
+    model: Model,
+    folder: Path,
+    settings: KitSettings,
+    *,
+    cuts: Sequence[CutSpec] | None = None,
+    opset: int | None = None,
+    progress: Progress,
 ) -> None:
-    """Write and check the kit. `opset` rewrites the graphs for an old runtime, with a batch of 1.
+    """Write and check the kit, at `cuts`, by default all that the model lists.
 
+    `opset` rewrites the graphs for an old runtime, with a batch of 1.
     Raises ModelError where a half differs from the whole model or an operator has no form in that opset.
     """
     if model.spec.batch not in (None, 1):
@@ -75,10 +83,11 @@ def write_kit(
     path = store(complete, "whole.onnx")
     parts = [_part(model, WHOLE, path.name, complete, model.spec.inputs)]
     runs = reference_runs(path, model.spec.name, model.spec.inputs)
-    for number, cut in enumerate(model.spec.cuts):
-        progress(f"splitting at {cut.name}", number / len(model.spec.cuts))
+    timed = model.spec.cuts if cuts is None else cuts
+    for number, cut in enumerate(timed):
+        progress(f"splitting at {cut.name}", number / len(timed))
         parts += _halves(model, cut, number, store, runs)
-    _finish(model, folder, settings, parts)
+    _finish(model, folder, settings, timed, parts)
 
 
 def _downgraded(skeleton: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
@@ -113,8 +122,10 @@ def _part(
     }
 
 
-def write_twin_kit(model: Model, folder: Path, settings: KitSettings, *, progress: Progress) -> tuple[CutSpec, ...]:
-    """A kit of the torch program the model came from; returns the cuts that the program has, too.
+def write_twin_kit(
+    model: Model, folder: Path, settings: KitSettings, *, cuts: Sequence[CutSpec] | None = None, progress: Progress
+) -> tuple[CutSpec, ...]:
+    """A kit of the torch program the model came from; returns those of the cuts that the program has, too.
 
     Raises DeviceError for a model without such a program.
     """
@@ -127,15 +138,16 @@ def write_twin_kit(model: Model, folder: Path, settings: KitSettings, *, progres
         )
     progress("reading the torch program", 0.0)
     known = values_of(load_twin(model.twin))
-    cuts = tuple(cut for cut in model.spec.cuts if {tensor.name for tensor in cut.tensors} <= known)
+    wanted = model.spec.cuts if cuts is None else cuts
+    had = tuple(cut for cut in wanted if {tensor.name for tensor in cut.tensors} <= known)
     (folder / TWIN).symlink_to(model.twin.resolve())
     parts = [_twin_part(model, folder, WHOLE, "whole.json", model.spec.inputs, model.spec.outputs)]
-    for number, cut in enumerate(cuts):
+    for number, cut in enumerate(had):
         names = (f"prefix-{number:02}.json", f"suffix-{number:02}.json")
         parts.append(_twin_part(model, folder, f"prefix:{cut.name}", names[0], model.spec.inputs, cut.tensors))
         parts.append(_twin_part(model, folder, f"suffix:{cut.name}", names[1], cut.tensors, model.spec.outputs))
-    _finish(model, folder, settings, parts)
-    return cuts
+    _finish(model, folder, settings, had, parts)
+    return had
 
 
 def _twin_part(
@@ -177,6 +189,8 @@ def finish(
     write_bytes(folder / FILE, (json.dumps(kit, indent=1) + "\n").encode())
 
 
-def _finish(model: Model, folder: Path, settings: KitSettings, parts: list[dict[str, Any]]) -> None:
-    noise = sorted({cut.elements for cut in model.spec.cuts})
+def _finish(
+    model: Model, folder: Path, settings: KitSettings, cuts: Sequence[CutSpec], parts: list[dict[str, Any]]
+) -> None:
+    noise = sorted({cut.elements for cut in cuts})
     finish(folder, model.spec.name, model.spec.digest, noise, settings, parts)

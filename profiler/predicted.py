@@ -35,15 +35,24 @@ NOISE_DOUBT = 2.0
 """The interval of predicted noise: half to twice, since processors differ in more than their clocks."""
 
 
-def predict_profile(spec: ModelSpec, device: str, *, runtime: str | None, precision: str) -> Profile:
+def predict_profile(
+    spec: ModelSpec,
+    device: str,
+    *,
+    runtime: str | None,
+    precision: str,
+    cuts: Sequence[CutSpec] | None = None,
+) -> Profile:
     """Predict a model on a described device (`NAME` or `NAME:MODE`) under a runtime, by default the family's usual one.
 
-    Raises DeviceError for an unknown device, mode or runtime, and where the description lacks the precision.
+    At `cuts`, by default all that the model lists. Raises DeviceError for an unknown device, mode or runtime, and where
+    the description lacks the precision.
     """
     described = load_device(device)
     chosen = runtime or DEFAULT_RUNTIMES[described.family]
     if chosen not in RUNTIMES:
         raise DeviceError(unknown("runtime to predict", chosen, RUNTIMES))
+    timed = spec.cuts if cuts is None else cuts
     of = _Predictor(spec, described, chosen, PRECISIONS[precision])
     whole, whole_energy = of.part(spec.layers, of.input_elements, of.output_elements)
     seconds = layer_seconds([layer.work for layer in spec.layers], described, chosen, PRECISIONS[precision])
@@ -56,13 +65,13 @@ def predict_profile(spec: ModelSpec, device: str, *, runtime: str | None, precis
         provenance="modelled",
         threads=None,
         pause_s=0.0,
-        notes=_notes(first, spec),
+        notes=_notes(first, timed),
         environment=Environment(processor=described.title),
         power=power_of(described),
         whole=whole,
         whole_energy=whole_energy,
         layers=tuple(map(LayerProfile.of, spec.layers, seconds)),
-        cuts=tuple(of.cut(cut) for cut in spec.cuts),
+        cuts=tuple(of.cut(cut) for cut in timed),
         converged=True,
         elapsed_s=0.0,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -124,8 +133,9 @@ class _Predictor:
         )
 
     def cut(self, cut: CutSpec) -> CutProfile:
-        prefix, prefix_energy = self.part(self.spec.layers[: cut.depth], self.input_elements, 0, cut.elements)
-        suffix, suffix_energy = self.part(self.spec.layers[cut.depth :], 0, self.output_elements, cut.elements)
+        edge, cloud = self.spec.sides(cut)
+        prefix, prefix_energy = self.part(edge, self.input_elements, 0, cut.elements)
+        suffix, suffix_energy = self.part(cloud, 0, self.output_elements, cut.elements)
         noise, add = beside(cut.elements, self.slower)
         return CutProfile(
             name=cut.name,
@@ -173,13 +183,13 @@ def predicted_timing(seconds: float, low_s: float, high_s: float, utilisation: f
     )
 
 
-def _notes(made: Prediction, spec: ModelSpec) -> tuple[str, ...]:
+def _notes(made: Prediction, cuts: Sequence[CutSpec]) -> tuple[str, ...]:
     notes = [
         f"predicted, not measured: {made.source}",
         "noise: the compiled sampler's time here, scaled by the processors' clocks",
     ]
     if made.recalled:
         notes.append(f"figures that nobody verified: {', '.join(made.recalled)}")
-    if any(not cut.aligned for cut in spec.cuts):
+    if any(not cut.aligned for cut in cuts):
         notes.append("cuts within a layer are predicted as if all of the layer ran on the edge")
     return tuple(notes)

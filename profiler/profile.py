@@ -10,10 +10,10 @@ of the prediction, 90 %.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..agent import timing
 from ..artefacts import Artefact, Record
@@ -25,20 +25,24 @@ KEPT_SAMPLES = 400
 """Raw samples kept per quantity in the file, spread evenly over all that were taken."""
 
 
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Memory = Annotated[int, Field(ge=0, le=2**60)]
+
+
 class Timing(Record):
     """Seconds per inference: median of round medians, its 95 % interval, 95th percentile, and raw samples.
 
     `utilisation` is None where nobody measured it, as on a GPU or in a prediction.
     """
 
-    median_s: float
-    low_s: float
-    high_s: float
-    p95_s: float
+    median_s: Seconds
+    low_s: Seconds
+    high_s: Seconds
+    p95_s: Seconds
     rounds: int
     count: int
     utilisation: float | None
-    samples_s: tuple[float, ...]
+    samples_s: tuple[Seconds, ...]
     provenance: Provenance = "measured"
 
     @classmethod
@@ -126,7 +130,11 @@ class LayerProfile(Record):
 
 
 class CutProfile(Record):
-    """One cut, measured: both halves of the model, and making and adding noise of the cut's size."""
+    """One cut, measured: both halves of the model, and making and adding noise of the cut's size.
+
+    `prefix_memory_bytes` is the most resident memory that opening the prefix and running it once took, None where that
+    was not measured.
+    """
 
     name: str
     prefix: Timing
@@ -136,13 +144,15 @@ class CutProfile(Record):
     prefix_energy: Energy
     suffix_energy: Energy
     noise_energy: Energy
+    prefix_memory_bytes: Memory | None = None
 
 
 class Profile(Artefact):
     """A model measured on a device; every run came `pause_s` seconds after the one before.
 
-    `threads` is None for a predicted device. `groups` tells how many groups the sub-models were opened in because all
-    together did not fit into memory, `notes` what a reader should know of this measurement.
+    `cuts` has those that were timed, which may be none, and `model.cuts` all that are known by name. `threads` is None
+    for a predicted device. `groups` tells how many groups the sub-models were opened in because all together did not
+    fit into memory, `whole_memory_bytes` is as in `CutProfile`, `notes` what a reader should know of this measurement.
     """
 
     KIND = "profile"
@@ -162,11 +172,21 @@ class Profile(Artefact):
     power: PowerModel | None
     whole: Timing
     whole_energy: Energy
+    whole_memory_bytes: Memory | None = None
     layers: tuple[LayerProfile, ...]
     cuts: tuple[CutProfile, ...]
     converged: bool
     elapsed_s: float
     measured_at: str
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        names = [cut.name for cut in self.cuts]
+        if len(set(names)) < len(names):
+            raise ValueError("a cut was measured twice")
+        if not self.whole.median_s > 0:
+            raise ValueError("the whole model took no time")
+        return self
 
     @property
     def layer_sum_s(self) -> float | None:

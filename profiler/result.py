@@ -54,7 +54,7 @@ class MeterSaid(Record):
 
 
 class AgentResult(Record):
-    """The agent's result file."""
+    """The agent's result file. The two fields on memory are there only where that was asked for."""
 
     format: int
     model_digest: str
@@ -71,6 +71,8 @@ class AgentResult(Record):
     converged: bool
     groups: int = Field(ge=1)
     elapsed_s: Seconds
+    memory_bytes: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    memory_note: str = ""
 
 
 def read_result(values: dict[str, Any], where: str) -> AgentResult:

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..artefacts import check_output
 from ..errors import ArtefactError, DeviceError, unknown
 from ..models.load import Model, load_model
+from ..models.spec import CutSpec
 from .agents import Address, Agent, LocalAgent, SshAgent, parse_address, read_json
 from .assemble import assemble
 from .backends import DEVICES, TWIN_BACKENDS, check_backend
@@ -24,6 +25,7 @@ from .kit import OLD_OPSET, KitSettings, Progress, write_kit, write_twin_kit
 from .meters import METERS
 from .profile import PowerModel, Profile
 from .result import read_result
+from .timed import ALL, joined, refuse_others, timed_cuts, with_cuts
 
 SSH_BACKEND = "onnxruntime-cpu"
 NATIVE_RUNTIME = (1, 14)
@@ -40,6 +42,8 @@ def profile(
     threads: int | None = None,
     data: str | None = None,
     any_cut: bool = False,
+    cuts: str | os.PathLike[str] = ALL,
+    memory: bool = False,
     sizes: Mapping[str, int] | None = None,
     input_shapes: Sequence[tuple[int, ...]] = (),
     power: PowerModel | None = None,
@@ -51,6 +55,7 @@ def profile(
     ssh_config: str | None = None,
     result: str | os.PathLike[str] | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    add_to: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
@@ -58,8 +63,11 @@ def profile(
 
     `device` is cpu or cuda for this machine, ssh://[user@]host[:port] for another, or the name of a described device,
     which is predicted instead of measured. `threads` is the size of the runtime's pool, by default the device's
-    physical cores. Every run comes `pause_s` after the last, as requests do; 0 measures a tight loop. Measuring ends
-    when the intervals are narrow, or after `max_seconds`, by default 30 or, for large models, up to 300. `meter`
+    physical cores. `cuts` says which cuts are timed: `all` after the first layers, `layers` for none, or a plan's file
+    for its candidates and its choice; with `add_to` they join an earlier profile, taken in the same way. `memory` also
+    measures the resident memory of the whole and every prefix. Every run comes `pause_s` after the last, as requests
+    do; 0 measures a tight loop. Measuring ends when the intervals are narrow, or after `max_seconds`, by default 30
+    or, for large models, up to 300. `meter`
     chooses one by name, `auto` the best one there, `none` no metering; where there is none, `power` makes energy
     `modelled` instead of `unavailable`. With `result`, the file that an agent wrote on `device` for a kit of this
     model, nothing is measured here; neither with `calibration`, from whose layers the model is predicted.
@@ -74,9 +82,11 @@ def profile(
         _check_described(device)
     elif backend is not None:
         check_backend(backend, device)
+    if memory and (described or calibration is not None):
+        raise DeviceError("memory is measured and not predicted; leave --memory out, or profile a device that is there")
     address = parse_address(device) if device.startswith("ssh://") else None
     if output is not None:
-        check_output(output)
+        check_output(output, Profile.KIND)
     loaded = load_model(
         model,
         data=data,
@@ -85,22 +95,39 @@ def profile(
         input_shapes=input_shapes,
         progress=lambda done, total, text: tell(f"training {model}, {text}", done / total),
     )
+    timed = timed_cuts(loaded, cuts)
+    before = None if add_to is None else Profile.load(add_to)
+    if before is not None:
+        refuse_others(before, str(add_to), loaded.spec.digest)
+    spec = with_cuts(loaded.spec, timed)
     if result is not None:
         taken = read_result(read_json(Path(result)), str(result))
-        made = assemble(loaded.spec, loaded.graph, device, taken, power=power)
-    elif given or described:
-        made = _predicted(loaded, device, backend, precision, calibration, power)
+        made = assemble(spec, loaded.graph, device, taken, power=power, cuts=timed)
+    elif calibration is not None:
+        from .calibrated import calibrated_profile
+
+        made = calibrated_profile(spec, calibration, power=power, cuts=timed)
+    elif described:
+        from .predicted import predict_profile
+
+        made = predict_profile(spec, device, runtime=backend, precision=precision, cuts=timed)
     else:
         settings = KitSettings(
             backend=backend or (DEVICES[device] if address is None else SSH_BACKEND),
-            threads=threads,
+            threads=threads or (None if before is None else before.threads),
             precision=precision,
             pause_s=pause_s,
             max_seconds=max_seconds,
             meter=meter,
             energy_seconds=energy_seconds,
+            memory=memory,
         )
-        made = _measure(loaded, device, address, settings, power, python, ssh_config, tell)
+        if before is not None:  # now, before it takes long; what only the measurement tells is checked after it
+            known = {name: getattr(settings, name) for name in ("backend", "precision", "threads", "pause_s")}
+            refuse_others(before, str(add_to), loaded.spec.digest, device=device, provenance="measured", **known)
+        made = _measure(loaded, timed, device, address, settings, power, python, ssh_config, tell)
+    if add_to is not None:  # read anew: another run may have added to it meanwhile
+        made = joined(Profile.load(add_to), made, str(add_to))
     if output is not None:
         made.save(output)
     return made
@@ -137,26 +164,9 @@ def _check_described(device: str) -> None:
         raise DeviceError(f"{error}; or give {', '.join(DEVICES)} or ssh://user@host[:port]") from None
 
 
-def _predicted(
-    model: Model,
-    device: str,
-    runtime: str | None,
-    precision: str,
-    calibration: str | os.PathLike[str] | None,
-    power: PowerModel | None,
-) -> Profile:
-    """From layers measured on the device where there is a calibration, else from its description."""
-    if calibration is not None:
-        from .calibrated import calibrated_profile
-
-        return calibrated_profile(model.spec, calibration, power=power)
-    from .predicted import predict_profile
-
-    return predict_profile(model.spec, device, runtime=runtime, precision=precision)
-
-
 def _measure(
     model: Model,
+    timed: Sequence[CutSpec],
     device: str,
     address: Address | None,
     settings: KitSettings,
@@ -165,23 +175,24 @@ def _measure(
     ssh_config: str | None,
     tell: Progress,
 ) -> Profile:
-    spec, notes = model.spec, []
+    spec, notes = with_cuts(model.spec, timed), []
     with contextlib.ExitStack() as stack:
         agent = stack.enter_context(_agent(address, python, ssh_config))
         folder = Path(stack.enter_context(_scratch()))
         if settings.backend in TWIN_BACKENDS:
-            cuts = write_twin_kit(model, folder, settings, progress=tell)
-            left = len(spec.cuts) - len(cuts)
+            had = write_twin_kit(model, folder, settings, cuts=timed, progress=tell)
+            left = [cut for cut in timed if cut not in had]
             if left:
-                notes.append(f"{left} of {len(spec.cuts)} cuts are not in the torch program and were left out")
-            spec = spec.model_copy(update={"cuts": cuts})
+                notes.append(f"{len(left)} of {len(timed)} cuts are not in the torch program and were left out")
+            spec = spec.model_copy(update={"cuts": tuple(cut for cut in spec.cuts if cut not in left)})
+            timed = had
         else:
             opset = None if address is None else _opset(model, agent, settings.backend, address.text)
             if opset is not None:
                 notes.append(f"measured as opset {opset}, which the device's runtime reads")
-            write_kit(model, folder, settings, opset=opset, progress=tell)
+            write_kit(model, folder, settings, cuts=timed, opset=opset, progress=tell)
         result = read_result(agent.profile(folder, tell), device)
-    return assemble(spec, model.graph, device, result, power=power, notes=tuple(notes))
+    return assemble(spec, model.graph, device, result, power=power, cuts=timed, notes=tuple(notes))
 
 
 @contextlib.contextmanager

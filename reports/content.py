@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..artefacts import Artefact, Record
 from ..models.spec import TensorSpec
 from ..partitioner.link import Link
-from ..partitioner.plan import CutCost, Objective, Role
+from ..partitioner.plan import CutCost, Limits, Objective, Risk, Role, Sweep, Wire
 from ..profiler.profile import Energy, Environment, PowerModel, Provenance, Timing
 from ..runtime.accuracy import Accuracy
 from .provenance import Note
@@ -139,6 +139,28 @@ class Side(Record):
     layer_gap_share: float | None
 
 
+class Planned(Record):
+    """What the plan was asked for, what it says beside its choice, and what planning again needs.
+
+    `idle_w` is the edge's power while it waits, `best_share` how likely the choice is the best cut under the measured
+    spread. `pareto` names the splits that no other beats in both latency and energy, `candidates` cuts that nothing
+    timed and that could be cheaper.
+    """
+
+    link: Link
+    edge_slowdown: float
+    idle_w: float | None
+    weight_s_per_j: float | None
+    limits: Limits
+    risk: Risk
+    wire: Wire
+    best_share: float | None
+    pareto: tuple[str, ...]
+    changes: tuple[str, ...]
+    sweeps: tuple[Sweep, ...]
+    candidates: tuple[str, ...]
+
+
 class ModelSummary(Record):
     """The model's identity and size, counted from its file."""
 
@@ -154,7 +176,7 @@ class Report(Artefact):
     """All a report shows."""
 
     KIND = "report"
-    VERSION = 2
+    VERSION = 3
 
     headline: str
     noise_cost: str
@@ -175,6 +197,7 @@ class Report(Artefact):
     objective: Objective
     choice: str
     reason: str
+    planned: Planned
     missing_baselines: tuple[str, ...]
     environment: Environment
     edge: Side

@@ -1,30 +1,35 @@
 """`edgecut report`: one report.html that opens from disk without a network, and report.json with the same numbers.
 
-The page holds plotly.js, its style and its data. Its Content-Security-Policy names the digests of its own scripts, so
-that nothing a model file's names might smuggle in could ever run, and lets it load nothing from anywhere.
+How the page is kept to itself is in page.py.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..artefacts import write_bytes
 from ..profiler.profile import Profile
 from ..runtime.measurement import Measurement
-from . import figures, units, words
-from .content import Comparison, Measured, Report
+from . import figures, page, plan_words, units, whatif, words
+from .choice_table import choice_table
+from .content import Comparison, Measured, Report, Way
+from .formats import write
+from .pareto import pareto
 from .summary import summarise
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-TEMPLATES = Path(__file__).parent / "templates"
-HTML_NAME = "report.html"
+CONTENTS = {
+    "result": "What came out",
+    "where": "What was measured where",
+    "ways": "Where the time goes",
+    "whatif": "What if",
+    "choice": "Why this cut",
+    "energy": "Energy",
+    "accuracy": "Accuracy",
+    "parts": "The parts",
+    "provenance": "How each figure came about",
+    "environment": "Environment",
+}
+"""The page's sections by their anchors."""
 
 Tile = dict[str, str]
 
@@ -46,79 +51,64 @@ def report(
         edge_profile if isinstance(edge_profile, Profile) else Profile.load(edge_profile),
         cloud_profile if isinstance(cloud_profile, Profile) else Profile.load(cloud_profile),
     )
-    page = Path(output)
-    if page.suffix.lower() not in (".html", ".htm"):
-        page = page / HTML_NAME
-    text = render(made)
-    made.save(page.with_suffix(".json"))
-    return write_bytes(page, text.encode())
+    return write(made, "html", output)
 
 
 def render(made: Report) -> str:
     """The page's text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(units=units, words=words)
-    # A name made to look like another by control or direction marks is shown as what it is.
-    environment.finalize = _shown
-    scripts = {"guard": _script("guard.js"), "plotly": _plotly(), "page": _script("report.js")}
+    front = pareto(made)
     drawn = {
         "latency": figures.latency_figure(made),
+        "whatif": figures.whatif_figure(made),
+        "pareto": front.figure if front is not None else None,
         "energy": figures.energy_figure(made),
         "layers": figures.layer_figure(made),
     }
-    return environment.get_template("report.html.j2").render(
-        report=made,
-        tiles=_tiles(made),
-        drawn={name: figure for name, figure in drawn.items() if figure is not None},
-        scripts=scripts,
-        style=_verbatim((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        policy=_policy(scripts),
-        ms=units.milliseconds(_latencies(made)),
-        mj=units.millijoules(_energies(made)),
-        part=units.times([time for cut in made.cuts for time in (cut.edge_prefix.median_s, cut.edge_noise.median_s)]),
-        layer=units.times([made.edge.whole.median_s, made.cloud.whole.median_s]),
-        work=units.scale_of([row.flops for row in made.layers], (("MFLOP", 1e-6),)),
-    )
+    values = {
+        "report": made,
+        "contents": list(CONTENTS.items()),
+        "tiles": _tiles(made),
+        "compared": _compared(made),
+        "drawn": {name: figure for name, figure in drawn.items() if figure is not None},
+        "panel": whatif.panel(made),
+        "front": front,
+        "beside": choice_table(made),
+        **_plan_words(made),
+        "from_layers": any(way.modelled.basis == "layers" for way in made.ways),
+        "ms": units.milliseconds(_latencies(made)),
+        "mj": units.millijoules(_energies(made)),
+        "part": units.times(
+            [time for cut in made.cuts for time in (cut.edge_prefix.median_s, cut.edge_noise.median_s)]
+        ),
+        "layer": units.times([made.edge.whole.median_s, made.cloud.whole.median_s]),
+        "work": units.scale_of([row.flops for row in made.layers], (("MFLOP", 1e-6),)),
+    }
+    return page.fill("report.html.j2", ("guard", "report", "sort", "whatif"), values)
 
 
-def _shown(value: object) -> object:
-    return units.printable(value) if type(value) is str and not value.isprintable() and "\n" not in value else value
+def _plan_words(made: Report) -> dict[str, object]:
+    """The sentences on what the plan was asked for and what it found."""
+    planned, cuts = made.planned, [way.modelled for way in made.ways if way.role == "split"]
+    return {
+        "aim": plan_words.AIMS[made.objective],
+        "asked": plan_words.aim(made.objective, planned.weight_s_per_j, planned.risk, planned.wire),
+        "limits": plan_words.limits(planned.limits),
+        "likelihood": plan_words.likelihood(
+            made.choice,
+            planned.best_share,
+            sum(cut.best_share is not None for cut in cuts),
+            (made.edge.provenance, made.cloud.provenance),
+            planned.link,
+        ),
+        "untimed": plan_words.untimed(planned.candidates, made.split.modelled.basis),
+        "segments": plan_words.segments(planned.sweeps),
+    }
 
 
-def _verbatim(text: str) -> Markup:
-    """Our own text, put into the page as it is."""
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _script(name: str) -> Markup:
-    return _verbatim((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _plotly() -> Markup:
-    """plotly.js. An end tag within would end the script; inside JavaScript strings the two spellings are the same."""
-    from plotly.offline import get_plotlyjs
-
-    return _verbatim(str(get_plotlyjs()).replace("</script", "<\\/script").replace("\r\n", "\n"))
-
-
-def _policy(scripts: Mapping[str, str]) -> str:
-    digests = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts.values()
-    )
-    return (
-        f"default-src 'none'; script-src {digests}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+def _compared(made: Report) -> list[tuple[Way, Comparison | None]]:
+    """The measured ways, each baseline with how the split stands against it."""
+    against = {compared.baseline: compared for compared in made.comparisons}
+    return [(way, against.get(way.label)) for way in made.ways if way.measured is not None]
 
 
 def _latencies(made: Report) -> list[float]:

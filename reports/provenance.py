@@ -2,7 +2,7 @@
 
 A `Note` names a group of figures. `counted` is for what is read off the model's own file and cannot be off; every
 other figure is an observation (`measured`), a calculation from observations and given figures (`modelled`), or taken
-from the literature or a data sheet (`published`).
+from the literature or a data sheet (`published`). `given` is what the user said and nothing here checked.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from ..profiler.profile import Profile, Provenance
 from ..runtime.measurement import Measurement
 from . import units, words
 
+MOST_NAMES = 5
+"""More cuts than this are counted in a note, not named."""
+
 
 class Note(Record):
     """One group of figures, where they come from, and how."""
 
     figures: str
-    provenance: Literal["measured", "modelled", "published", "counted", "unavailable"]
+    provenance: Literal["measured", "modelled", "published", "counted", "given", "unavailable"]
     how: str
 
 
@@ -28,6 +31,7 @@ def notes(measurement: Measurement, edge: Profile, cloud: Profile) -> tuple[Note
     return (
         *_latency(measurement),
         *_plan(measurement),
+        *_choice(measurement),
         *_energy(measurement),
         _accuracy(measurement),
         *_profiles(measurement, edge, cloud),
@@ -92,6 +96,50 @@ def _plan(measurement: Measurement) -> tuple[Note, ...]:
             + (" In the measurement a relay held traffic back to these figures." if measurement.emulated_link else ""),
         ),
     )
+
+
+def _choice(measurement: Measurement) -> tuple[Note, ...]:
+    """Only of what the plan has: figures beside latency and energy that a choice may go by."""
+    cuts, found = measurement.plan.cuts, []
+    known = [cut for cut in cuts if cut.edge_memory_bytes is not None]
+    for provenance in dict.fromkeys(cut.memory_provenance for cut in known):
+        named = [cut.name for cut in known if cut.memory_provenance == provenance]
+        found.append(
+            Note(
+                figures="Memory of the edge partition" + (f": {_some(named)}" if len(named) < len(cuts) else ""),
+                provenance=provenance,
+                how="As profiled: the most resident memory that opening the partition and running it once took."
+                if provenance == "measured"
+                else "Reckoned from the graph: float32 weights and the most that activations take at once, without "
+                "what the runtime takes for itself.",
+            )
+        )
+    if any(cut.p95_s is not None or cut.best_share is not None for cut in cuts):
+        found.append(
+            Note(
+                figures="Mean, 95th percentile and likelihood of every cut in the plan",
+                provenance="modelled",
+                how="Parts drawn from what was measured of them, with a fixed seed, and put together like the medians.",
+            )
+        )
+    layers = [cut.name for cut in cuts if cut.basis == "layers"]
+    if layers:
+        found.append(
+            Note(
+                figures=f"Times of cuts that nothing timed: {_some(layers)}",
+                provenance="modelled",
+                how="Sums of layer times, scaled so that all layers make up the whole model's time.",
+            )
+        )
+    if any(cut.leakage_bits is not None for cut in cuts):
+        found.append(Note(figures="Leakage of cuts", provenance="given", how="As the user gave it to the planner."))
+    return tuple(found)
+
+
+def _some(names: list[str]) -> str:
+    """A few names, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:MOST_NAMES])} and {more} more"
 
 
 def _energy(measurement: Measurement) -> tuple[Note, ...]:

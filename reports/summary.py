@@ -7,6 +7,7 @@ energies carries the provenance of its weaker half.
 from __future__ import annotations
 
 from ..errors import ArtefactError
+from ..partitioner.plan import Plan
 from ..profiler.profile import LayerProfile, Profile, Provenance
 from ..runtime.accuracy import NoiseAccuracy
 from ..runtime.measurement import Measurement, Variant
@@ -18,6 +19,7 @@ from .content import (
     LayerRow,
     Measured,
     ModelSummary,
+    Planned,
     Report,
     Side,
     Spread,
@@ -64,6 +66,7 @@ def summarise(measurement: Measurement, edge_profile: Profile, cloud_profile: Pr
         objective=plan.objective,
         choice=plan.choice,
         reason=plan.reason,
+        planned=_planned(plan),
         missing_baselines=plan.missing_baselines,
         environment=measurement.environment,
         edge=_side(edge_profile),
@@ -96,6 +99,23 @@ def _profile_warnings(measurement: Measurement, edge: Profile, cloud: Profile) -
                 f"The {side} profile ran out of time before it settled: its intervals are wider than asked for."
             )
     return found
+
+
+def _planned(plan: Plan) -> Planned:
+    return Planned(
+        link=plan.link.model_copy(update={"samples": ()}),
+        edge_slowdown=plan.edge_slowdown,
+        idle_w=None if plan.edge.power is None else plan.edge.power.idle_w,
+        weight_s_per_j=plan.weight_s_per_j,
+        limits=plan.limits,
+        risk=plan.risk,
+        wire=plan.wire,
+        best_share=plan.chosen.best_share,
+        pareto=plan.pareto,
+        changes=plan.changes,
+        sweeps=plan.sweeps,
+        candidates=plan.candidates,
+    )
 
 
 def _ways(measurement: Measurement) -> list[Way]:

@@ -1,8 +1,8 @@
-"""What the command line prints: a profile, a plan and a measurement as tables for a terminal of 80 columns or more.
+"""What the command line prints: a profile and a measurement as tables for a terminal of 80 columns or more.
 
 Times are milliseconds (microseconds where a whole profile stays below one), energies millijoules, both per inference
 of batch 1; the unit stands in the header. `-` is unavailable, with the reason below the table. Imports no plotly and
-no jinja2: `edgecut plan` starts with this file alone.
+no jinja2: `edgecut plan` starts with this file and `plan_table` alone.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rich.measure import Measurement as Width
 from rich.table import Table
 from rich.text import Text
 
-from ..partitioner.plan import CutCost, Plan
 from ..profiler.profile import Profile
 from ..runtime.accuracy import NoiseAccuracy
 from ..runtime.measurement import Measurement, Variant
 from . import units, words
 
 MISSING = "-"
+NO_CUT = "no cut was timed (--cuts layers)"
 SHORTEST_NAME = 10
 CHOSEN = "bold green"
 
@@ -44,20 +44,49 @@ class Rows:
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
         for place, header in enumerate(self.headers):
             table.add_column(Text(header), justify="right" if place else "left", no_wrap=True, vertical="bottom")
+        head = _telling(tuple(row[0] for row in self.cells), name_width)
         for index, (name, *rest) in enumerate(self.cells):
             mark = "" if self.marked is None else "\N{RIGHTWARDS ARROW} " if index == self.marked else "  "
             style = CHOSEN if index == self.marked else ""
-            table.add_row(Text(mark + units.shorten(name, name_width)), *(Text(cell) for cell in rest), style=style)
+            table.add_row(
+                Text(mark + units.shorten(name, name_width, head)), *(Text(cell) for cell in rest), style=style
+            )
         return table
+
+
+def _telling(names: Sequence[str], width: int) -> int:
+    """How many first letters to keep, so that as many shortened names as can be still tell themselves apart."""
+    middle = width // 2
+    heads = sorted(range(1, width - 1), key=lambda head: abs(head - middle)) or [middle]
+    return max(heads, key=lambda head: len({units.shorten(name, width, head) for name in names}))
 
 
 def profile_table(profile: Profile) -> RenderableType:
     """The cuts' halves as measured on one device, and the layer times that explain them."""
     scale = units.times([profile.whole.median_s])
-    energy = units.millijoules([cut.prefix_energy.energy_j for cut in profile.cuts])
     work = units.scale_of([layer.flops for layer in profile.layers], (("MFLOP", 1e-6),))
-    unit = scale.unit
-    cuts = Rows(
+    layers = Rows(
+        ("layer", "kind", "output", "parameters", "MFLOP", f"time\n{scale.unit}"),
+        tuple(
+            (
+                units.printable(layer.name),
+                units.printable(layer.kind),
+                "x".join(map(str, layer.output_shape)),
+                units.count(layer.parameters),
+                work.text(layer.flops),
+                scale.text(layer.latency_s, MISSING),
+            )
+            for layer in profile.layers
+        ),
+    )
+    cuts = _cuts(profile, scale) if profile.cuts else Text(NO_CUT)
+    return Group(*lines(_profile_head(profile, scale)), "", cuts, "", layers, *lines(_profile_notes(profile, scale)))
+
+
+def _cuts(profile: Profile, scale: units.Scale) -> Rows:
+    """Both halves of every cut."""
+    unit, energy = scale.unit, units.millijoules([cut.prefix_energy.energy_j for cut in profile.cuts])
+    return Rows(
         (
             "cut after",
             "sends\nbytes",
@@ -80,21 +109,6 @@ def profile_table(profile: Profile) -> RenderableType:
             for cut in profile.cuts
         ),
     )
-    layers = Rows(
-        ("layer", "kind", "output", "parameters", "MFLOP", f"time\n{unit}"),
-        tuple(
-            (
-                units.printable(layer.name),
-                units.printable(layer.kind),
-                "x".join(map(str, layer.output_shape)),
-                units.count(layer.parameters),
-                work.text(layer.flops),
-                scale.text(layer.latency_s, MISSING),
-            )
-            for layer in profile.layers
-        ),
-    )
-    return Group(*_lines(_profile_head(profile, scale)), "", cuts, "", layers, *_lines(_profile_notes(profile, scale)))
 
 
 def _profile_head(profile: Profile, scale: units.Scale) -> list[str]:
@@ -121,9 +135,10 @@ def _profile_notes(profile: Profile, scale: units.Scale) -> list[str]:
         notes.append("layer times unavailable: the runtime's profiler showed no layer")
     if total is not None and profile.provenance == "measured":
         gap = total / profile.whole.median_s - 1
+        decide = ", the parts above decide" if profile.cuts else ""
         notes.append(
             f"layers sum to {scale.text(total)} {scale.unit}, {units.percent_change(gap)} against the whole: "
-            "the runtime's profiler explains, the parts above decide"
+            f"the runtime's profiler explains{decide}"
         )
     energy = profile.whole_energy
     if energy.energy_j is None:
@@ -135,51 +150,6 @@ def _profile_notes(profile: Profile, scale: units.Scale) -> list[str]:
         notes.append("the profile ran out of time: the intervals are wider than asked for")
     notes.extend(units.printable(note) for note in profile.notes)
     return notes
-
-
-def plan_table(plan: Plan) -> RenderableType:
-    """Every cut and baseline with its cost, the choice marked, and why."""
-    rows = (*plan.cuts, *plan.baselines)
-    scale = units.milliseconds([row.total_s for row in rows])
-    energy = units.millijoules([row.energy_j for row in rows])
-    headers = (
-        "way to run it",
-        "edge\nms",
-        "noise\nms",
-        "link\nms",
-        "request\nms",
-        "cloud\nms",
-        "total\nms",
-        "energy\nmJ",
-    )
-    table = Rows(
-        (*headers, "sent\nbytes"),
-        tuple(_plan_row(row, scale, energy) for row in rows),
-        marked=next((index for index, row in enumerate(rows) if row.name == plan.choice), None),
-    )
-    notes = [plan.reason]
-    notes += [f"not compared: {missing}" for missing in plan.missing_baselines]
-    notes += [f"times {words.modelled(plan)}; link {plan.link.name}: {plan.link.provenance}, {plan.link.source}"]
-    if plan.edge_slowdown > 1:
-        notes.append(f"{words.emulated_edge(plan.edge_slowdown)}; applied to every edge figure above")
-    if plan.cloud_load > 1:
-        notes.append(f"cloud times multiplied by its load of {plan.cloud_load:g}")
-    return Group(table, "", *_lines([*notes, words.plan_energy_note(plan)]))
-
-
-def _plan_row(row: CutCost, scale: units.Scale, energy: units.Scale) -> tuple[str, ...]:
-    split, crosses = row.role == "split", row.role != "edge-only"
-    return (
-        units.printable(words.way(row.name, row.role)),
-        scale.text(row.edge_s + row.add_s) if row.role != "cloud-only" else "",
-        scale.text(row.noise_s) if split else "",
-        scale.text(row.link_s) if crosses else "",
-        scale.text(row.request_s) if crosses else "",
-        scale.text(row.cloud_s) if crosses else "",
-        scale.text(row.total_s),
-        energy.text(row.energy_j, MISSING),
-        units.count(row.uplink_bytes),
-    )
 
 
 def measurement_table(measurement: Measurement) -> RenderableType:
@@ -205,7 +175,7 @@ def measurement_table(measurement: Measurement) -> RenderableType:
     notes = [words.headline(measurement), words.noise_cost(measurement)]
     notes += [f"measured: this run; plan: {planned}; {words.WRONG}"]
     notes += _energy_notes(variants)
-    return Group(*banners, table, "", *_lines(notes), accuracy_line(measurement.accuracy))
+    return Group(*banners, table, "", *lines(notes), accuracy_line(measurement.accuracy))
 
 
 def _measured_row(
@@ -251,6 +221,6 @@ def accuracy_line(accuracy: NoiseAccuracy | None) -> Text:
     return Text(units.printable(text))
 
 
-def _lines(texts: Sequence[str]) -> list[Text]:
+def lines(texts: Sequence[str]) -> list[Text]:
     """Sentences as they are: never read as rich's markup, and without anything a terminal might obey."""
     return [Text(units.printable(text)) for text in texts]

@@ -126,12 +126,12 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def shorten(text: str, width: int) -> str:
-    """At most `width` letters, cut in the middle: the names of a model's layers differ at both ends."""
+def shorten(text: str, width: int, head: int | None = None) -> str:
+    """At most `width` letters, the first `head` of them: cut in the middle, as layers' names differ at both ends."""
     if len(text) <= width:
         return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - tail :]}"
+    kept = width // 2 if head is None else head
+    return f"{text[:kept]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (width - 1 - kept) :]}"
 
 
 def moment(stamp: str) -> str:

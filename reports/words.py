@@ -145,8 +145,7 @@ def noise_cost(measurement: Measurement) -> str:
 
 
 def _level(measurement: Measurement, baseline: Variant) -> str:
-    speedup = measurement.speedup(baseline)
-    return f"{label(baseline)} ({_ms(baseline)} ms, speedup {units.ratio(speedup)}{', slower' if speedup < 1 else ''})"
+    return f"{label(baseline)} ({_ms(baseline)} ms, speedup {units.ratio(measurement.speedup(baseline))})"
 
 
 def _ms(variant: Variant) -> str:

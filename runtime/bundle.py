@@ -19,11 +19,12 @@ from pathlib import Path
 from ..artefacts import digest, file_digest, read_bytes
 from ..errors import ArtefactError, BundleError, DataError
 from ..models.catalogue import CATALOGUE
-from ..models.data import load_data, to_input
+from ..models.data import DataSet, load_data, to_input
 from ..models.load import Model, load_model
 from ..models.spec import CutSpec
 from ..models.split import check_halves, one_by_one, reference_runs
 from ..partitioner.plan import Plan
+from ..partitioner.plan import Wire as WireDtype
 from ..profiler.environment import read_environment
 from ..profiler.profile import Profile
 from .accuracy import NoiseAccuracy
@@ -44,10 +45,13 @@ from .manifest import (
     Engine,
     Manifest,
     StoredFile,
+    Wire,
 )
 from .precision import TOLERANCE
 from .protect import Protector
+from .replan import planned_for
 from .repository import write_model
+from .sent import Sent, sent_as
 from .targets import find_target
 from .verify import Verified, verify
 
@@ -67,6 +71,7 @@ def bundle(
     precision: str = "float32",
     engine_for: Sequence[str] = (),
     local_fallback: bool = False,
+    wire: WireDtype | None = None,
     overwrite: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Verified:
@@ -75,20 +80,21 @@ def bundle(
     `model` is what was profiled, `noise` the collection learned at the plan's cut, `profiles` the files to keep with
     it. Accuracy is measured on `data`, or a named model's own data. `target` names what the edge side is for,
     `engine_for` the compute capabilities that a TensorRT-RTX engine is built for ahead; with `local_fallback` the
-    device also gets the cloud partition, to run where the cloud is away. Raises ModelError, ArtefactError or
-    BundleError when the parts do not belong together or the target does not take them, BundleError where `output`
-    exists and `overwrite` is not given.
+    device also gets the cloud partition, to run where the cloud is away. `wire` is what the noisy activations travel
+    as, by default what the plan reckons with; for another one the plan is made anew from `profiles`. Raises ModelError,
+    ArtefactError or BundleError when the parts do not belong together or the target does not take them, BundleError
+    where `output` exists and `overwrite` is not given.
     """
     tell = progress or (lambda *_: None)
     device = find_target(target)
     wanted, engines_for = device.precision(precision), tuple(engine_for)
     check_engines(engines_for, device)
     created = _now()
-    chosen = plan if isinstance(plan, Plan) else Plan.load(plan)
+    chosen = planned_for(plan if isinstance(plan, Plan) else Plan.load(plan), wire, profiles)
     cut = chosen.cut
     loaded = load_model(model, data=data, any_cut=not cut.aligned, progress=lambda i, n, text: tell(text, i / n))
     check_same_model(loaded, chosen)
-    cut = loaded.spec.cut(cut.name)
+    cut = loaded.graph.check_cut(cut)
     stored_noise = _noise_for(noise, loaded, cut)
     place = Path(output)
     _check_place(place, overwrite)
@@ -97,12 +103,15 @@ def bundle(
         models = edge_models(loaded, cut, device, wanted, local_fallback)
         difference = _largest_difference(loaded, cut, models)
         engines = write_edge(folder / EDGE, models, stored_noise, engines_for)
-        _write_cloud(folder / CLOUD, loaded, cut, models.cloud)
         _write_profiles(folder, chosen, profiles)
         tell("measuring accuracy", 0.2)
-        accuracy, missing = _accuracy(loaded, models, stored_noise, data, lambda share: tell("accuracy", share))
-        _write_side_manifests(folder, loaded, cut, models, engines)
-        how = _how(models) if accuracy is not None else ""
+        labelled, missing = _labelled(loaded, data)
+        protector = Protector.load(stored_noise, str(noise))
+        sent = sent_as(chosen.wire, models, protector, loaded.spec, labelled, missing)
+        _write_cloud(folder / CLOUD, loaded, cut, sent)
+        accuracy = _accuracy(loaded, models, sent, labelled, lambda share: tell("accuracy", share))
+        _write_side_manifests(folder, loaded, cut, models, engines, sent.wire)
+        how = _how(models, sent.wire) if accuracy is not None else ""
         _write_manifest(folder, loaded, cut, accuracy, missing, how, difference, created)
         made = verify(folder)
         _replace(folder, place)
@@ -195,11 +204,12 @@ def _largest_difference(model: Model, cut: CutSpec, models: EdgeModels) -> float
     return check_halves(runs, models.computed, models.cloud, name, TOLERANCE if half else 1e-4)
 
 
-def _write_cloud(folder: Path, model: Model, cut: CutSpec, cloud: bytes) -> None:
+def _write_cloud(folder: Path, model: Model, cut: CutSpec, sent: Sent) -> None:
     name, batch = served_name(model.spec.name), model.spec.batch
-    inputs = [(tensor.name, "TYPE_FP32", tensor.shape) for tensor in cut.tensors]
+    taken = "TYPE_FP32" if sent.wire is None else "TYPE_INT8"
+    inputs = [(tensor.name, taken, tensor.shape) for tensor in cut.tensors]
     outputs = [(model.spec.output.name, "TYPE_FP32", model.spec.output.shape)]
-    write_model(folder / REPOSITORY, name, cloud, inputs, outputs, batch=batch or -1)
+    write_model(folder / REPOSITORY, name, sent.cloud, inputs, outputs, batch=batch or -1)
     write_deployments(folder, name, inputs, outputs, max_batch=batch or MAX_BATCH)
 
 
@@ -214,9 +224,8 @@ def _write_profiles(folder: Path, plan: Plan, profiles: Sequence[str | os.PathLi
         profile.save(folder / PROFILE / f"{side}.profile.json")
 
 
-def _accuracy(
-    model: Model, models: EdgeModels, noise: bytes, data: str | None, progress: Callable[[float], None]
-) -> tuple[NoiseAccuracy | None, str]:
+def _labelled(model: Model, data: str | None) -> tuple[DataSet | None, str]:
+    """The data that was given, or the model's own; else why there is none."""
     source = data or (CATALOGUE[model.spec.name].data if model.spec.name in CATALOGUE else None)
     if source is None:
         return None, "no labelled data was given (--data)"
@@ -227,13 +236,24 @@ def _accuracy(
         if data is not None:
             raise
         return None, str(error)
-    protector = Protector.load(noise, "the noise")
-    return accuracy_through(models.computed, models.cloud, protector, model.spec, unseen, DRAWS, progress), ""
+    return unseen, ""
 
 
-def _how(models: EdgeModels) -> str:
+def _accuracy(
+    model: Model, models: EdgeModels, sent: Sent, labelled: DataSet | None, progress: Callable[[float], None]
+) -> NoiseAccuracy | None:
+    if labelled is None:
+        return None
+    return accuracy_through(
+        models.computed, models.cloud, sent.protector, model.spec, labelled, DRAWS, progress, sent.cloud
+    )
+
+
+def _how(models: EdgeModels, wire: Wire | None) -> str:
     """What the accuracy is of, for a person."""
     where = "in ONNX Runtime on the processor that wrote the bundle"
+    if wire is not None:
+        where = f"with noise sent as {wire.dtype}, {where}"
     if models.written.precision == "float32":
         return f"the stored halves in float32, {where}"
     return f"the edge half with weights and every operator's outputs rounded to float16, sums in float32, {where}"
@@ -248,8 +268,11 @@ def _stored(side: Path) -> tuple[StoredFile, ...]:
 
 
 def _write_side_manifests(
-    folder: Path, model: Model, cut: CutSpec, models: EdgeModels, engines: tuple[Engine, ...]
+    folder: Path, model: Model, cut: CutSpec, models: EdgeModels, engines: tuple[Engine, ...], wire: Wire | None
 ) -> None:
+    taken = cut.tensors
+    if wire is not None:
+        taken = tuple(tensor.model_copy(update={"dtype": wire.dtype}) for tensor in taken)
     EdgeManifest(
         model_name=served_name(model.spec.name),
         input=model.spec.input,
@@ -260,11 +283,12 @@ def _write_side_manifests(
         target=models.written,
         fallback=FALLBACK if models.fallback is not None else None,
         engines=engines,
+        wire=wire,
         files=_stored(folder / EDGE),
     ).save(folder / EDGE / MANIFEST)
     CloudManifest(
         model_name=served_name(model.spec.name),
-        inputs=cut.tensors,
+        inputs=taken,
         outputs=(model.spec.output,),
         files=_stored(folder / CLOUD),
     ).save(folder / CLOUD / MANIFEST)

@@ -81,6 +81,10 @@ def _check_names(manifest: EdgeManifest, where: str) -> None:
     for name in named:
         if name not in listed:
             raise BundleError(f"{where} names {name[:300]!r}, which is none of its files; {AGAIN}")
+    if manifest.wire is not None and len(manifest.wire.steps) != len(manifest.cut):
+        raise BundleError(
+            f"{where} has {len(manifest.wire.steps)} steps of int8 for {len(manifest.cut)} tensors; {AGAIN}"
+        )
 
 
 def check_side(where: str, side: str, text: bytes, whole: Manifest) -> None:

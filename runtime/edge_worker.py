@@ -30,7 +30,7 @@ WHOLE_MODEL, WHOLE_UINT8_MODEL = "whole", "whole_uint8"
 
 
 class Task(Record):
-    """What to run: addresses are HOST:PORT, `inputs` is an .npz with `inputs` and perhaps `pixels`.
+    """What to run: addresses are http://HOST:PORT, `inputs` is an .npz with `inputs` and perhaps `pixels`.
 
     `plaintext` allows addresses beyond loopback, which a link of namespaces has.
     """

@@ -1,4 +1,9 @@
-"""The halves of a bundle as they are stored, in ONNX Runtime: what checks them and measures accuracy through them."""
+"""The halves of a bundle as they are stored, in ONNX Runtime: what checks them and measures accuracy through them.
+
+Also measured through them are the steps of an int8 wire: on items of the training part, since accuracy is measured on
+the unseen ones, and after noise, since that is what is rounded. That noise protects nothing and comes from a key that
+anyone may know, so that the same bundle comes out each time.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,18 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..models.data import DataSet, to_input
+from ..models.quantise import best_step
 from ..models.session import open_session
 from ..models.spec import ModelSpec
+from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.sampler import sample
 from .accuracy import NoiseAccuracy, count_correct, items_at_once
 from .protect import Protector
 
 Arrays = list[npt.NDArray[Any]]
+CALIBRATED = 512
+"""Items, or as many as have this many values at the cut together:"""
+CALIBRATED_VALUES = 1 << 24
 
 
 class Half:
@@ -56,12 +67,15 @@ def accuracy_through(
     unseen: DataSet,
     draws: int,
     told: Callable[[float], None],
+    served: bytes | None = None,
 ) -> NoiseAccuracy:
     """Accuracy of the halves without noise, and with `draws` draws of fresh noise on each unseen item.
 
-    Raises ModelError where an activation is not finite.
+    `served` is the cloud half that takes what the protector gives, where that is not float32. Raises ModelError where
+    an activation is not finite.
     """
     first, second = Half(edge), Half(cloud)
+    answering = second if served is None else Half(served)
     clean = noisy = 0
     chunk = items_at_once(spec)
     for start in range(0, len(unseen.x_test), chunk):
@@ -70,9 +84,28 @@ def accuracy_through(
         check_finite(activations, spec.name)
         clean += count_correct(second(activations)[0], labels)
         for _ in range(draws):
-            noisy += count_correct(second(protector.add(activations))[0], labels)
+            noisy += count_correct(answering(protector.add(activations))[0], labels)
         told(min(1.0, (start + chunk) / len(unseen.x_test)))
     return NoiseAccuracy.of(unseen.name, clean, noisy, len(unseen.x_test), draws)
+
+
+def wire_steps(edge: bytes, collection: NoiseCollection, spec: ModelSpec, data: DataSet) -> tuple[float, ...]:
+    """The step of each tensor of the cut, of least mean squared error on noisy activations of the training part.
+
+    Raises ModelError where an activation is not finite.
+    """
+    count = max(1, min(CALIBRATED, CALIBRATED_VALUES // collection.n, len(data.x_train)))
+    items = np.linspace(0, len(data.x_train) - 1, count).astype(np.intp)
+    first, chunk, rows = Half(edge), items_at_once(spec), []
+    for start in range(0, count, chunk):
+        activations = first([to_input(data.x_train[items[start : start + chunk]], spec)])
+        check_finite(activations, spec.name)
+        rows.append(np.concatenate([array.reshape(len(array), -1) for array in activations], axis=1))
+    sums = np.concatenate(rows)
+    for place, row in enumerate(sums):
+        row += sample(collection, bytes(32), place.to_bytes(12, "little"))
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in collection.tensors])
+    return tuple(best_step(part) for part in np.split(sums, ends[:-1], axis=1))
 
 
 def check_finite(activations: Arrays, name: str) -> None:

@@ -90,6 +90,7 @@ class Connection:
         self._application, self._end, self._peer = application, end, peer
         self._context, self._stopping = context, stopping
         self._left = b""
+        self._last: tuple[bytes, tuple[Head, bool]] | None = None
         self.busy = True
 
     def serve(self) -> None:
@@ -133,7 +134,10 @@ class Connection:
             if raw is None:
                 return False
             self.busy = True
-            head, keep = _parse(raw, self._peer)
+            # The requests of a client mostly have the same head, byte by byte.
+            if self._last is None or self._last[0] != raw:
+                self._last = raw, _parse(raw, self._peer)
+            head, keep = self._last[1]
         except HttpError as error:
             self._send(self._application.error(error.status, str(error), self._peer), False, False)
             self._linger()

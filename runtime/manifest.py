@@ -15,7 +15,7 @@ import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from ..artefacts import Artefact, Record, digest
 from ..errors import ArtefactError
@@ -127,11 +127,18 @@ class Engine(Record):
     version: str
 
 
+class Wire(Record):
+    """Noisy activations travel as int8: clamp(rint(sum / step), -128, 127), a step for each tensor of the cut."""
+
+    dtype: Literal["int8"] = "int8"
+    steps: tuple[Annotated[float, Field(strict=True, ge=1e-37, le=1e37)], ...] = Field(min_length=1)
+
+
 class EdgeManifest(Sealed):
     """The private side: takes `input`, sends `cut` to the cloud model called `model_name`, expects `answer`.
 
     `fallback` names the file of the cloud partition, which runs on the device where the cloud is away; None where the
-    bundle has none.
+    bundle has none. `wire` is None, and not in the text, where the tensors of the cut travel as float32.
     """
 
     KIND = "edge-side"
@@ -146,7 +153,16 @@ class EdgeManifest(Sealed):
     target: EdgeTarget = EdgeTarget()
     fallback: str | None = None
     engines: tuple[Engine, ...] = ()
+    wire: Wire | None = None
     files: tuple[StoredFile, ...] = Field(max_length=MAX_FILES)
+
+    @model_serializer(mode="wrap")
+    def _without_no_wire(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Agents that know of no wire but float32 read what was written for one."""
+        fields: dict[str, Any] = inner(self)
+        if self.wire is None:
+            fields.pop("wire", None)
+        return fields
 
 
 class CloudManifest(Sealed):

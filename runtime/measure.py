@@ -6,9 +6,10 @@
 The relay is one of TCP's bytes, or, with `real_link`, one of packets between two network namespaces (`tunnel`), where
 opening a connection, slow start and retransmissions take their time too.
 
-All ways take turns in one run, so that drift hits all alike. Without a link preset of its own the plan's link is
-used. The edge is this machine's processor held back by a factor, whatever runtime the bundle is for: an emulated edge,
-which every reader of the result must say.
+All ways ask over HTTP, whose client and server here take less of each request than gRPC's (docs/serving.md), and take
+turns in one run, so that drift hits all alike. Without a link preset of its own the plan's link is used. The edge is
+this machine's processor held back by a factor, whatever runtime the bundle is for: an emulated edge, which every reader
+of the result must say.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from ..models.data import as_pixels, load_data, scale_pixels, to_input
 from ..models.load import Model, load_model
 from ..models.session import MAX_THREADS
 from ..models.split import with_uint8_input
-from ..partitioner.choose import plan as make_plan
 from ..partitioner.link import Link, load_link
 from ..partitioner.plan import CutCost, Plan
 from ..profiler.environment import read_environment
@@ -45,6 +45,7 @@ from .manifest import CLOUD, EDGE, PROFILE, REPOSITORY, Manifest
 from .measurement import Measurement, Variant
 from .processes import child, cloud_server, last_words
 from .relay import LinkShape, relay_process
+from .replan import replanned
 from .repository import write_model
 from .tensors import datatype_of
 from .verify import Verified, verify
@@ -83,7 +84,7 @@ def measure(
     if not 1 <= threads <= MAX_THREADS:
         raise DeviceError(f"{threads} threads cannot be used; give a number from 1 to {MAX_THREADS}")
     if output is not None:
-        check_output(output)
+        check_output(output, Measurement.KIND)
     found = verify(bundle)
     if not isinstance(found.manifest, Manifest):
         raise BundleError(f"{found.folder} is one side of a bundle; measuring needs the whole bundle")
@@ -121,19 +122,7 @@ def _plan(found: Verified, link: Link | str | os.PathLike[str] | None, slowdown:
             "with --edge-profile and --cloud-profile"
         )
     edge, cloud = (Profile.load(side) for side in sides)
-    anew = make_plan(
-        edge,
-        cloud,
-        link=wanted,
-        objective=stored.objective,
-        edge_slowdown=factor,
-        cloud_load=stored.cloud_load,
-        serving=stored.serving,
-    )
-    if anew.choice == stored.choice:
-        return anew
-    reason = f"The bundle is cut after {stored.choice}; here a cut after {anew.choice} is predicted to be cheaper."
-    return anew.model_copy(update={"choice": stored.choice, "reason": reason})
+    return replanned(stored, edge, cloud, link=wanted, edge_slowdown=factor)
 
 
 def _inputs(model: Model, data: str | None) -> tuple[np.ndarray[Any, Any] | None, np.ndarray[Any, Any]]:
@@ -192,20 +181,21 @@ def _run(
     shape = LinkShape(uplink_bps=plan.link.uplink_bps, downlink_bps=plan.link.downlink_bps, rtt_s=plan.link.rtt_s)
     with ExitStack() as stack:
         tell("starting servers", 0.0)
-        tunnel = stack.enter_context(tunnels.real_link(shape)) if real_link else None
+        tunnel = stack.enter_context(tunnels.real_link(tunnels.carrying(shape))) if real_link else None
         roots = found.folder / CLOUD / REPOSITORY, scratch / REPOSITORY
         with ExitStack() as counting:
             # Bytes are counted over loopback, where a relay of bytes can see them.
-            near = [(stack if tunnel is None else counting).enter_context(cloud_server(one, threads)) for one in roots]
+            held = stack if tunnel is None else counting
+            near = [held.enter_context(cloud_server(one, threads, scheme="http")) for one in roots]
             counted = wire_bytes(near[0], near[1], found.folder / EDGE, model.spec.input.name, inputs, pixels)
         if tunnel is None:
             servers = [("127.0.0.1", port) for port in stack.enter_context(relay_process(near, shape))]
         else:
-            servers = [stack.enter_context(cloud_server(one, threads, tunnel.cloud)) for one in roots]
+            servers = [stack.enter_context(cloud_server(one, threads, tunnel.cloud, "http")) for one in roots]
         task = Task(
             edge_side=str(found.folder / EDGE),
-            split_server="{}:{}".format(*servers[0]),
-            whole_server="{}:{}".format(*servers[1]),
+            split_server="http://{}:{}".format(*servers[0]),
+            whole_server="http://{}:{}".format(*servers[1]),
             whole_model=str(whole),
             inputs=str(scratch / "inputs.npz"),
             slowdown=plan.edge_slowdown,

@@ -75,7 +75,7 @@ def probe(
     """
     _check(repeats, max_seconds, smallest_bytes, largest_bytes, radio, downlink_bps)
     if output is not None:
-        check_output(output)
+        check_output(output, Link.KIND)
     tell = progress or (lambda *_: None)
     tell(f"connecting to {server}", 0.0)
     with _Caller(server, max_seconds, security) as caller:

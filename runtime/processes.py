@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ServerError
 
@@ -54,24 +54,30 @@ def child(arguments: Sequence[str], what: str, inside: Namespace | None = None) 
 
 
 @contextlib.contextmanager
-def cloud_server(models_root: Path, threads: int, inside: Namespace | None = None) -> Iterator[tuple[str, int]]:
-    """Our server of a model repository in a process of its own; yields (host, port).
+def cloud_server(
+    models_root: Path, threads: int, inside: Namespace | None = None, scheme: Literal["grpc", "http"] = "grpc"
+) -> Iterator[tuple[str, int]]:
+    """Our server of a model repository in a process of its own; yields (host, port) of gRPC or of REST.
 
     On loopback, or at the address of a namespace, which nobody outside can reach and which needs no TLS therefore.
     """
     arguments = ["edgecut.runtime.server", os.fspath(models_root), str(threads)]
+    if scheme == "http":
+        arguments.append("--rest")
     if inside is not None:
         arguments += ["--host", inside.address, "--plaintext"]
     with child(arguments, "the server", inside) as process:
         line = first_line(process, "the server")
-        host, _, port = line.rpartition("grpc://")[2].rpartition(":")
+        if scheme == "http":
+            line = first_line(process, "the server")  # the first one is gRPC's
+        host, _, port = line.rpartition(f"{scheme}://")[2].rpartition(":")
         if not port.isdecimal():
             raise ServerError(f"the server started with an unexpected line: {line}")
         yield host, int(port)
 
 
 def first_line(process: subprocess.Popen[str], what: str) -> str:
-    """The first line a child prints. Raises ServerError with its last words where it ends or stays silent."""
+    """The next line a child prints. Raises ServerError with its last words where it ends or stays silent."""
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     assert process.stdout is not None
     threading.Thread(target=lambda stream=process.stdout: answers.put(stream.readline()), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +18,10 @@ class Protector(protect.Protector):
     """A noise collection with a stream of randomness of its own; any number of threads."""
 
     @classmethod
-    def load(cls, data: bytes, where: str) -> Self:
+    def load(cls, data: bytes, where: str, steps: Sequence[float] | None = None) -> Self:
         """From a collection's bytes. Raises BundleError naming `where`."""
         try:
-            return cls(protect.Protector.load(data, where).collection)
+            return cls(protect.Protector.load(data, where).collection, steps)
         except protect.NoiseError as error:
             raise BundleError(str(error)) from None
 

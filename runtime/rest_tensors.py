@@ -8,6 +8,7 @@ Source: https://github.com/triton-inference-server/server/blob/main/docs/protoco
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ LENGTH_HEADER = "inference-header-content-length"
 # Numbers in JSON take some ten times their bytes in memory until they are an array.
 MAX_JSON_BYTES = 16 << 20
 MAX_TENSORS = 1000
+# Requests of one client mostly say the same before their bytes, and so do the answers: what is that short is kept.
+_KEPT_BYTES = 4096
+_KEPT = 128
 # Kinds of NumPy that values in JSON may have for each kind that is wanted.
 _KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
@@ -52,7 +56,7 @@ def _read(model: str, version: str, header_length: str | None, body: memoryview)
         length = int(header_length)
         if length > len(body):
             raise TensorError(f"Inference-Header-Content-Length is {length}, the body has {len(body)} bytes")
-    given = _parse(body[:length])
+    given = _parse(body[:length], header_length is not None)
     inputs: dict[str, Array] = {}
     at = length
     for tensor in _objects(given, "inputs"):
@@ -80,24 +84,27 @@ def _read(model: str, version: str, header_length: str | None, body: memoryview)
 
 def write(model: str, version: str, asked: Asked, outputs: Sequence[tuple[str, Array]]) -> tuple[bytes, list[bytes]]:
     """An answer as its JSON and what follows it. Raises Refusal for values that JSON has no words for."""
-    described: list[dict[str, Any]] = []
+    described: list[tuple[str, str, tuple[int, ...], int | None]] = []
+    values: dict[str, Any] = {}
     parts: list[bytes] = []
     for name, array in outputs:
-        fields: dict[str, Any] = {
-            "name": name,
-            "datatype": tensors.datatype_of(array.dtype),
-            "shape": list(array.shape),
-        }
+        size = None
         if asked.all_binary or name in asked.binary:
             _, raw = tensors.encode(name, array)
-            fields["parameters"] = {"binary_data_size": len(raw)}
+            size = len(raw)
             parts.append(raw)
         else:
-            fields["data"] = array.ravel().tolist()
-        described.append(fields)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
-    if asked.request.request_id:
-        answer["id"] = asked.request.request_id
+            values[name] = array.ravel().tolist()
+        described.append((name, tensors.datatype_of(array.dtype), array.shape, size))
+    request_id = asked.request.request_id
+    if not values and not request_id:
+        return _header(model, version, tuple(described)), parts
+    answer = _answer(model, version, described)
+    for fields in answer["outputs"]:
+        if fields["name"] in values:
+            fields["data"] = values[fields["name"]]
+    if request_id:
+        answer["id"] = request_id
     try:
         return json.dumps(answer, allow_nan=False).encode(), parts
     except ValueError:
@@ -106,16 +113,44 @@ def write(model: str, version: str, asked: Asked, outputs: Sequence[tuple[str, A
         ) from None
 
 
-def _parse(data: memoryview) -> dict[str, Any]:
+def _answer(
+    model: str, version: str, described: Sequence[tuple[str, str, tuple[int, ...], int | None]]
+) -> dict[str, Any]:
+    """An answer but for its values; a size is that of a binary tensor."""
+    outputs: list[dict[str, Any]] = []
+    for name, datatype, shape, size in described:
+        fields: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape)}
+        if size is not None:
+            fields["parameters"] = {"binary_data_size": size}
+        outputs.append(fields)
+    return {"model_name": model, "model_version": version, "outputs": outputs}
+
+
+@functools.lru_cache(_KEPT)
+def _header(model: str, version: str, described: tuple[tuple[str, str, tuple[int, ...], int | None], ...]) -> bytes:
+    """The JSON of an answer whose tensors all follow it."""
+    return json.dumps(_answer(model, version, described), separators=(",", ":")).encode()
+
+
+def _parse(data: memoryview, before_bytes: bool) -> dict[str, Any]:
+    """The JSON of a request; where the values are bytes behind it, it says the same again and again."""
     if len(data) > MAX_JSON_BYTES:
         raise TensorError(f"the JSON has {len(data)} bytes, {MAX_JSON_BYTES} at most are read; send tensors in binary")
+    return _known(bytes(data)) if before_bytes and len(data) <= _KEPT_BYTES else _json(bytes(data))
+
+
+def _json(data: bytes) -> dict[str, Any]:
     try:
-        given = json.loads(bytes(data))
+        given = json.loads(data)
     except (ValueError, RecursionError):  # what is wrong where would quote what was sent
         raise TensorError("the request is no JSON; is Inference-Header-Content-Length right?") from None
     if not isinstance(given, dict):
         raise TensorError("the request is no JSON object")
     return given
+
+
+_known = functools.lru_cache(_KEPT)(_json)
+"""`_json` for what comes again and again; its result is only read."""
 
 
 def _objects(given: dict[str, Any], field: str) -> list[dict[str, Any]]:

@@ -243,11 +243,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("models_root")
     parser.add_argument("threads", type=int, nargs="?", default=1, help="of one inference")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--rest", action="store_true", help="answer REST too, on a free port of its own")
     parser.add_argument("--plaintext", action="store_true", help="also where that is no loopback address")
     given = parser.parse_args(arguments)
     protection = Protection(plaintext=given.plaintext)
     try:
-        server = CloudServer(given.models_root, given.host, threads=given.threads, protection=protection)
+        server = CloudServer(
+            given.models_root,
+            given.host,
+            threads=given.threads,
+            rest_port=0 if given.rest else None,
+            protection=protection,
+        )
         serve(server, until_input_ends=True)
     except EdgecutError as error:
         print(error, file=sys.stderr)

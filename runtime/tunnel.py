@@ -4,8 +4,8 @@
 
 Both ends are the kernel's own TCP, so that opening a connection, slow start, retransmission and the congestion control
 take what they take on a real network; `runtime/relay.py` hides all of those. Rates are of IP packets, headers
-included. What is emulated is the medium, and so a result still says that the link was. It takes Linux, /dev/net/tun,
-and root or a kernel that lets a user make namespaces.
+included; `carrying` gives them for rates of payload. What is emulated is the medium, and so a result still says that
+the link was. It takes Linux, /dev/net/tun, and root or a kernel that lets a user make namespaces.
 
     with real_link(TunnelShape(uplink_bps=5.85e6, downlink_bps=13.76e6, rtt_s=0.05)) as link:
         server = link.cloud.popen([...])     # reached from the edge as link.cloud.address
@@ -42,6 +42,7 @@ from .relay import LinkShape, sleep_precisely
 EDGE_ADDRESS, CLOUD_ADDRESS, PREFIX = "10.83.0.1", "10.83.0.2", 30
 START_S = 30.0
 END_S = 10.0
+PACKET_BYTES, PACKET_PAYLOAD_BYTES = 1500, 1448
 # How far ahead packets are booked, to wake less often than once for each of them.
 AHEAD_S = 0.0005
 BURST = 64
@@ -60,6 +61,12 @@ class TunnelShape(LinkShape):
     jitter_s: float = Field(default=0.0, ge=0)
     loss: float = Field(default=0.0, ge=0, le=1)
     queue_s: float = Field(default=0.2, gt=0)
+
+
+def carrying(shape: LinkShape) -> LinkShape:
+    """The shape whose packets carry TCP's payload at the rates given, as a `Link`'s rates are of payload."""
+    more = PACKET_BYTES / PACKET_PAYLOAD_BYTES
+    return shape.model_copy(update={"uplink_bps": shape.uplink_bps * more, "downlink_bps": shape.downlink_bps * more})
 
 
 class Counts(Record):

@@ -30,15 +30,19 @@ def wire_bytes(
 ) -> dict[str, tuple[float, float]]:
     """Bytes up and down per request and way, on a channel that is already open."""
     counted = {}
-    with Relay(*split, _FREE) as relay, EdgeSession(edge_side, f"127.0.0.1:{relay.port}", backend=PROCESSOR) as session:
+    with Relay(*split, _FREE) as relay, EdgeSession(edge_side, _url(relay), backend=PROCESSOR) as session:
         counted[SPLIT] = _count(relay, lambda: session.infer(inputs[:1]))
-    with Relay(*whole, _FREE) as relay, CloudClient(f"127.0.0.1:{relay.port}") as client:
+    with Relay(*whole, _FREE) as relay, CloudClient(_url(relay)) as client:
         ways = {FLOAT32: (WHOLE_MODEL, input_name, inputs[:1])}
         if pixels is not None:
             ways[UINT8] = (WHOLE_UINT8_MODEL, "pixels", pixels[:1])
         for way, (model, name, rows) in ways.items():
             counted[way] = _count(relay, functools.partial(client.infer, model, [(name, rows)]))
     return counted
+
+
+def _url(relay: Relay) -> str:
+    return f"http://127.0.0.1:{relay.port}"
 
 
 def _count(relay: Relay, request: Callable[[], object]) -> tuple[float, float]:

@@ -16,8 +16,9 @@ import pytest
 from pydantic import ValidationError
 
 from edgecut import artefacts
-from edgecut.artefacts import Artefact, Record, digest, file_digest, read_bytes, write_bytes, writing
+from edgecut.artefacts import Artefact, Record, check_output, digest, file_digest, read_bytes, write_bytes, writing
 from edgecut.errors import ArtefactError
+from edgecut.partitioner.link import load_link
 
 
 class Inner(Record):
@@ -216,3 +217,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
             write_bytes(path, b"n" * 200_000)
         assert path.read_bytes() == b"old"
         assert [p.name for p in disk.iterdir()] == ["kept"]
+
+
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    link, plan = load_link("wifi"), tmp_path / "plan.json"
+    plan.write_text('{\n "kind": "plan",\n "version": 2\n}')
+    before = plan.read_bytes()
+    for write in (lambda: link.save(plan), lambda: check_output(plan, "link"), lambda: check_output(plan)):
+        with pytest.raises(ArtefactError, match=r"is a plan file, which .* would replace; choose another output path"):
+            write()
+    assert plan.read_bytes() == before
+    check_output(plan, "plan")
+    assert link.save(link.save(tmp_path / "a.link.json")).exists()

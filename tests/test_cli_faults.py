@@ -125,6 +125,14 @@ FAULTS: list[tuple[str, ...]] = [
     ("plan e.json e.json --edge-slowdown inf", "slow-down"),
     ("plan e.json e.json -o /proc/p.json", "/proc/p.json cannot be written"),
     ("plan e.json e.json -o e.json/p.json", "cannot be written"),
+    ("plan e.json e.json -o e.json", "e.json is a profile file, which a plan would replace"),
+    ("plan e.json e.json --max-latency-ms inf", "a limit of infinity is none"),
+    ("plan e.json e.json --max-edge-memory-mb inf", "a limit of infinity is none"),
+    ("plan e.json e.json --edge-slowdown 1e308", "factors of at least 1 and at most 1e+09"),
+    ("plan e.json e.json --sweep uplink=100:1", "no sweep can go as uplink=100:1 says"),
+    ("profile lenet5 --device titan-xp --cuts layers -o p.json", "p.json is a plan file"),
+    ("learn p.json --model lenet5 -o p.json", "p.json is a plan file"),
+    ("measure b --model lenet5 -o p.json", "p.json is a plan file, which a measurement would replace"),
     ("learn lost.json --model lenet5 -o x.npz", "unknown cut of model lenet5 'conv9'", "conv1"),
     ("learn other-plan.json --model lenet5 -o x.npz", "the plan is of other", "give the model that was profiled"),
     ("learn newer.json --model lenet5 -o x.npz", "newer.json has format version 99"),
@@ -232,3 +240,17 @@ def usage(command: str) -> Callable[[Path], None]:
 )
 def test_usage(command: str, files: Path) -> None:
     usage(command)(files)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_standard_output(files: Path) -> None:
+    for command in ("plan e.json e.json", "plan e.json e.json --json"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "edgecut", *command.split()],
+                cwd=files, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == (
+            "edgecut: standard output cannot be written (No space left on device); send it elsewhere\n"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,61 @@ def test_serving() -> None:
         assert f"{way} {', '.join(f'{ratio:.2f}' for ratio in ratios.values())}" in text
     soak, edge = result("serving_soak"), result("serving_edge")
     assert soak["command"] in text and edge["command"] in text
+
+
+SIX = {
+    "lenet5": "LeNet",
+    "cifar10_cnn": "CIFAR-10",
+    "svhn_cnn": "SVHN",
+    "alexnet": "AlexNet",
+    "vgg16": "VGG-16",
+    "text_cnn_20news": "20 Newsgroups",
+}
+
+
+def test_reproduction() -> None:
+    text, found = (ROOT / "docs" / "reproduction.md").read_text(), result("reproduction")
+    assert found["command"] in text
+    rows, baselines = found["modelled"]["tx2-gpu/titan-xp"]["wifi"], ("float32", "uint8", "JPEG")
+    for name, title in SIX.items():
+        published, row = found["published"]["speedups"][name], rows[name]
+        ratios = [row["speedups"].get(f"cloud-only {form}") for form in baselines]
+        shown = ["\N{EN DASH}" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+        theirs, total = row["float32"]["total_s"] / row["paper_cut"]["total_s"], f"{row['total_s'] * 1e3:.1f}"
+        cells = [title, f"{published:.2f}", row["cut"], *shown, f"{theirs:.2f}", total]
+        assert f"| {' | '.join(cells)} |" in text
+        for ratio, form in zip(ratios, baselines, strict=True):
+            if ratio is not None and ratio < 0.99:
+                assert f"| wifi | {title} |" in text and f"cloud-only {form} {1 / ratio:.2f} times as fast" in text
+        size = found["table_3"][name]
+        kept = [title, size["cut"], str(size["elements"]), f"{size['bytes']:,}", f"{size['bytes'] / 1024:.2f}"]
+        assert f"| {' | '.join(kept)} | {size['published_kb']:.2f} |" in text
+    for links in found["modelled"].values():
+        for link, those in links.items():
+            means = []
+            for form in baselines:
+                having = [r["speedups"].get(f"cloud-only {form}") for r in those.values()]
+                known = [ratio for ratio in having if ratio is not None]
+                means.append(f"{statistics.geometric_mean(known):.2f} ({len(known)})")
+            assert f"| {link} | {' | '.join(means)} |" in text
+
+
+def test_measured_half_of_the_reproduction() -> None:
+    text, found = (ROOT / "docs" / "reproduction.md").read_text(), result("reproduction")["measured"]
+    if found is None:
+        assert "Not measured yet" in text
+        return
+    for name, links in found["networks"].items():
+        for row in links.values():
+            assert f"| {SIX[name]} | {row['planned']} | {row['measured_s'] * 1e3:.1f} |" in text
+
+
+def test_planning() -> None:
+    text, found = (ROOT / "docs" / "planning.md").read_text(), result("planning")
+    assert found["command"].replace("benchmarks/", "") in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    for name, row in found["networks"].items():
+        times = [row["median_s"].get(way) for way in ("min_cut", "candidates", "plan", "exhaustive")]
+        shown = " | ".join("-" if seconds is None else f"{seconds:.3f}" for seconds in times)
+        cuts = f"more than {found['most_enumerated']:,}" if row["cuts"] is None else f"{row['cuts']:,}"
+        assert f"| {name} | {row['layers']} | {cuts} | {shown} |" in rows

@@ -20,6 +20,8 @@ FRONT = {
     "cli_devices",
     "cli_learn",
     "cli_options",
+    "cli_plan",
+    "cli_report",
     "cli_run",
     "cli_serve",
     "demo",

@@ -17,11 +17,12 @@ import pytest
 
 from edgecut.agent import cuda, edge_part, gpu_noise, nvrtc
 from edgecut.agent.backends import BackendError, Settings
-from edgecut.agent.edge_manifest import Description, Target, Tensor
+from edgecut.agent.edge_manifest import Description, Target, Tensor, Wire
 from edgecut.agent.edge_part import EdgePart
 from edgecut.agent.edge_side import EdgeSide
 from edgecut.agent.gpu_noise import GpuNoise, source
 from edgecut.agent.gpu_runner import GpuRunner
+from edgecut.agent.inputs import InputError
 from edgecut.agent.onnxruntime_cuda import CudaSessionRunner
 from edgecut.agent.tensorrt_runner import TensorRTRunner
 from edgecut.noise_kernels.collection import NoiseCollection
@@ -411,6 +412,65 @@ def test_an_edge_part_on_a_gpu(device: Any, monkeypatch: pytest.MonkeyPatch, tmp
     assert all(
         log[:i].count("edgecut_noise_add") > log[:i].count("to host") for i, w in enumerate(log) if w == "to host"
     )
+
+
+@pytest.mark.deep
+def test_int8_behind_an_engine(device: Any, values: np.ndarray, two_tensors: Any) -> None:
+    """Rounded where it lies, each tensor in steps of its own, and the bytes that are copied back are a quarter."""
+    collection, seeds = two_tensors()
+    runner = Edge(device, values)
+    runner.add_noise(collection, steps=[0.05, 2.0])  # of b and a, as in the collection
+    device.log()
+    made = runner.call({"x": values})
+    log = [what for _, what in device.log()]
+    runner.close()
+    noise = expected(collection, seeds.given)
+    sums = {"a": 2 * values[:, :12] + noise[:, 12:], "b": 2 * values[:, 12:] + noise[:, :12]}
+    for name, step in (("a", 2.0), ("b", 0.05)):
+        assert made[name].dtype == np.int8 and made[name].shape == (3, 12)
+        wanted = np.clip(sums[name] / step, -128, 127)
+        assert np.abs(made[name] - wanted).max() <= 0.5 + 1e-3
+    # Both tensors as int8, and the mark of what is not finite; never the floats.
+    assert log.count("to host") == 3
+    assert [log[i] for i in range(len(log)) if log[i] in ("edgecut_noise_add", "to host")][:2] == [
+        "edgecut_noise_add"
+    ] * 2
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_int8_of_what_is_not_finite_is_refused(device: Any, values: np.ndarray, two_tensors: Any, value: float) -> None:
+    """Once: the mark is taken back."""
+    runner = Edge(device, values)
+    runner.add_noise(two_tensors()[0], steps=[0.05, 2.0])
+    broken = values.copy()
+    broken[2, 23] = value
+    for _ in range(2):
+        with pytest.raises(InputError, match="the activation at the cut is not finite, so nothing was sent"):
+            runner.call({"x": broken})
+        assert runner.call({"x": values})["a"].dtype == np.int8
+    runner.close()
+
+
+@pytest.mark.deep
+def test_an_edge_part_on_a_gpu_that_sends_int8(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seeds = Foretold()
+    opened: list[Any] = []
+    monkeypatch.setattr(gpu_noise, "NoiseStream", lambda: seeds)
+    side = doubling_side(monkeypatch, "8.2.1.8", device.driver, opened)
+    side = side._replace(description=side.description._replace(wire=Wire("int8", (0.05,))))
+    part = EdgePart(side, cache=str(tmp_path))
+    try:
+        x = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+        made = part.run(x)
+        assert part.noise_on == "the GPU" and made.clean is None
+        with pytest.raises(InputError, match="not finite"):
+            part.run(np.full((1, 6), np.nan, np.float32))
+    finally:
+        part.close()
+    (noisy,) = made.noisy
+    wanted = np.clip((2 * x + expected(make(6), seeds.given[:3])) / 0.05, -128, 127)
+    assert noisy.dtype == np.int8 and np.abs(noisy - wanted).max() <= 0.5 + 1e-3
 
 
 @pytest.mark.deep

@@ -2,7 +2,7 @@
 
 Two edge sides that differ in their noise alone talk to one server process. With the noisy activations taken out, what
 they sent, were answered and left in the log must be the same, byte for byte where time is no part of it. The files of
-a cloud side are looked through in tests/runtime/test_bundle.py, the steps of the sampler in
+a cloud side are looked through in tests/runtime/test_bundle.py and test_int8_wire.py, the steps of the sampler in
 tests/noise_kernels/test_one_path.py.
 """
 
@@ -28,6 +28,7 @@ from edgecut.agent import oip_wire
 from edgecut.agent.inputs import InputError
 from edgecut.agent.session import Session, open_parts
 from edgecut.agent.transport import TransportError
+from edgecut.models.quantise import with_int8_inputs
 from edgecut.noise_kernels.collection import NoiseCollection
 from edgecut.runtime import oip
 from edgecut.runtime.repository import write_model
@@ -110,7 +111,7 @@ def talk(side: Any, server: str) -> tuple[list[str], list[bytes], list[np.ndarra
             session.infer(np.full_like(x, np.nan))
         errors.append(str(refused.value))
         noisy = session.part.protected(x)
-        for arrays in (noisy[0][:, :-1], np.full_like(noisy[0], np.nan)):
+        for arrays in (noisy[0][:, :-1], np.full(noisy[0].shape, np.nan, np.float32)):
             with pytest.raises(TransportError) as failed:
                 session.caller.infer("small", [("a", arrays)])
             errors.append(str(failed.value))
@@ -120,10 +121,21 @@ def talk(side: Any, server: str) -> tuple[list[str], list[bytes], list[np.ndarra
     return errors, sent, answers
 
 
+@pytest.fixture(params=["float32", "int8"])
+def wire(request: pytest.FixtureRequest, side: Any) -> str:
+    """What the side sends; int8 in steps of 1."""
+    name: str = request.param
+    if name == "int8":
+        side.write(wire={"dtype": "int8", "steps": [1.0]})
+    return name
+
+
 @pytest.fixture
-def logged(tmp_path: Path, cloud_bytes: bytes) -> Iterator[tuple[str, int, Path]]:
+def logged(tmp_path: Path, cloud_bytes: bytes, wire: str) -> Iterator[tuple[str, int, Path]]:
     """Host and REST port of a server that logs every request, and its log."""
-    write_model(tmp_path / "models", "small", cloud_bytes, [("a", "TYPE_FP32", (40,))], [("y", "TYPE_FP32", (3,))])
+    taken = "TYPE_FP32" if wire == "float32" else "TYPE_INT8"
+    cloud = cloud_bytes if wire == "float32" else with_int8_inputs(cloud_bytes, {"a": 1.0}, "small")
+    write_model(tmp_path / "models", "small", cloud, [("a", taken, (40,))], [("y", "TYPE_FP32", (3,))])
     command = [sys.executable, "-P", "-m", "edgecut", "serve", str(tmp_path / "models"), "--port", "0"]
     log = tmp_path / "log"
     with (
@@ -156,7 +168,7 @@ def lines_of(log: Path, start: int) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in changing} for line in found]
 
 
-def test_another_noise_looks_the_same_from_outside(side: Any, logged: tuple[str, int, Path]) -> None:
+def test_another_noise_looks_the_same_from_outside(side: Any, logged: tuple[str, int, Path], wire: str) -> None:
     host, port, log = logged
     tap = Tap((host, port))
     seen, entries, texts = [], [], []
@@ -179,11 +191,11 @@ def test_another_noise_looks_the_same_from_outside(side: Any, logged: tuple[str,
     for text in (one.up.decode(), one.down.decode(), *texts):
         assert not re.search("noise|laplace|shredder|distribution|chacha|nonce|loc\\b|scale", text, re.IGNORECASE)
     # The control: what was taken out does differ by far more than the sampling itself.
-    spread = [np.std(np.frombuffer(b"".join(each.sent[:REQUESTS]), np.float32)) for each in seen]
-    assert spread[1] > 50 * spread[0]
+    spread = [np.std(np.frombuffer(b"".join(each.sent[:REQUESTS]), wire)) for each in seen]
+    assert spread[1] > (50 if wire == "float32" else 10) * spread[0]  # int8 ends at 127
 
 
-def test_over_grpc_a_request_is_the_activation_and_nothing_else(side: Any, cloud_bytes: bytes) -> None:
+def test_over_grpc_a_request_is_the_activation_and_nothing_else(side: Any, wire: str) -> None:
     taken: list[tuple[bytes, list[tuple[str, str]]]] = []
     outputs = [("y", np.zeros((1, 3), np.float32))]
 
@@ -193,7 +205,7 @@ def test_over_grpc_a_request_is_the_activation_and_nothing_else(side: Any, cloud
 
     def metadata(_: bytes, context: grpc.ServicerContext) -> bytes:
         answer = oip.message("ModelMetadataResponse")(name="small")
-        answer.inputs.add(name="a", datatype="FP32", shape=(-1, 40))
+        answer.inputs.add(name="a", datatype={"float32": "FP32", "int8": "INT8"}[wire], shape=(-1, 40))
         answer.outputs.add(name="y", datatype="FP32", shape=(-1, 3))
         return bytes(answer.SerializeToString())
 
@@ -213,7 +225,7 @@ def test_over_grpc_a_request_is_the_activation_and_nothing_else(side: Any, cloud
                 for _ in range(REQUESTS):
                     session.infer(np.ones((1, 6), np.float32))
             for (data, _), payload in zip(taken[turn * REQUESTS :], sent, strict=True):
-                noisy = np.frombuffer(payload, np.float32).reshape(1, 40)
+                noisy = np.frombuffer(payload, wire).reshape(1, 40)
                 assert data == oip_wire.encode_request("small", [("a", noisy)])
             told.append([headers for _, headers in taken[turn * REQUESTS :]])
         assert told[0] == told[1] and all({key for key, _ in headers} == {"user-agent"} for headers in told[0])

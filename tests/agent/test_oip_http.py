@@ -117,6 +117,32 @@ TENSORS = {
 }
 
 
+def test_requests_of_several_kinds_take_turns() -> None:
+    """What the last request and answer looked like is kept; nothing of it may stay where the next one differs."""
+    kinds = [("m", "float32"), ("m", "float32"), ("other", "float32"), ("m", "float16"), ("m", "large"), ("m", "int8")]
+    with serving(mirror) as (server, transport):
+        for model, what in [*kinds, *reversed(kinds)]:
+            for factor in (1, 0):
+                array = TENSORS[what] * TENSORS[what].dtype.type(factor)
+                found = transport.infer(model, [("x", array)], 5.0)["x"]
+                assert found.dtype == array.dtype and np.array_equal(found, array)
+                head, body = server.requests[-1]
+                assert head.startswith(f"POST /v2/models/{model}/infer ".encode())
+                assert body.endswith(array.tobytes())
+
+
+def test_the_same_header_over_too_few_bytes_is_damaged() -> None:
+    seen: dict[bytes, Any] = {}
+    text = json.dumps({"outputs": [told()]}).encode()
+    fields = {"inference-header-content-length": str(len(text))}
+    assert np.array_equal(decode(Answer(200, fields, memoryview(text + X.tobytes())), seen)["y"], X)
+    assert list(seen) == [text]
+    with pytest.raises(DamagedAnswer, match="needs 24 bytes"):
+        decode(Answer(200, fields, memoryview(text + X.tobytes()[:-1])), seen)
+    with pytest.raises(DamagedAnswer, match="belong to no tensor"):
+        decode(Answer(200, fields, memoryview(text + X.tobytes() + b"x")), seen)
+
+
 @pytest.mark.parametrize("what", TENSORS)
 def test_a_tensor_there_and_back(what: str) -> None:
     with serving(mirror) as (server, made):

@@ -1,4 +1,7 @@
-"""Every cut of random graphs: what crosses, against a brute-force count, and the halves, against the whole."""
+"""Every cut of random graphs: what crosses within layers, by a brute-force count, and the halves against the whole.
+
+What crosses between layers is in test_any_cut.py.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +92,8 @@ def dags(draw: st.DrawFn) -> ModelGraph:
     return dag.finish()
 
 
-def expected_cuts(graph: ModelGraph, any_cut: bool) -> set[tuple[str, ...]]:
-    """What is made before a position and needed at or after it, for all positions.
+def within_layers(graph: ModelGraph) -> set[tuple[str, ...]]:
+    """What is made before a position and needed at or after it, for all positions but those before a compute node.
 
     Less those where a value would cross that no compute layer has touched.
     """
@@ -101,10 +104,10 @@ def expected_cuts(graph: ModelGraph, any_cut: bool) -> set[tuple[str, ...]]:
             raw.add(node.output[0])
     compute = [i for i, node in enumerate(nodes) if node.op_type in COMPUTE]
     found = set()
-    for position in range(compute[0] + 1, len(nodes)):
+    for position in set(range(compute[0] + 1, len(nodes))) - set(compute):
         later = [value for node in nodes[position:] for value in node.input]
         crossing = tuple(node.output[0] for node in nodes[:position] if node.output[0] in later)
-        if "x" not in later and not raw & set(crossing) and (any_cut or position in compute):
+        if "x" not in later and not raw & set(crossing):
             found.add(crossing)
     return found
 
@@ -125,8 +128,10 @@ def check_cut(graph: ModelGraph, cut: CutSpec, x: np.ndarray) -> None:
     assert [value.name for value in edge.graph.output] == [value.name for value in cloud.graph.input] == crossing
     assert "x" not in {value for node in cloud.graph.node for value in node.input}
     made = [{value for node in half.graph.node for value in node.output} for half in (edge, cloud)]
-    assert not made[0] & made[1]
-    assert not made[1] & {value for node in edge.graph.node for value in node.input}
+    # What both make is made anew in the cloud, of what crosses, and no compute layer is.
+    both = [node for node in cloud.graph.node if node.output[0] in made[0]]
+    assert not any(node.op_type in COMPUTE for node in both)
+    assert not (made[1] - made[0]) & {value for node in edge.graph.node for value in node.input}
     assert any(node.op_type in COMPUTE for node in edge.graph.node)
     activations = run(edge, {"x": x})
     for tensor, value in zip(cut.tensors, activations, strict=True):
@@ -141,7 +146,9 @@ def check_cut(graph: ModelGraph, cut: CutSpec, x: np.ndarray) -> None:
 @given(dags(), st.integers(1, 4), st.booleans())
 def test_every_cut_of_any_graph(graph: ModelGraph, batch: int, any_cut: bool) -> None:
     cuts = list(graph.cuts(any_cut=any_cut))
-    assert {tuple(t.name for t in cut.tensors) for cut in cuts} == expected_cuts(graph, any_cut)
+    crossing = {aligned: {tuple(t.name for t in c.tensors) for c in cuts if c.aligned == aligned} for aligned in (0, 1)}
+    assert crossing[False] == (within_layers(graph) - crossing[True] if any_cut else set())
+    assert [cut for cut in cuts if cut.aligned] == list(graph.cuts())
     assert len({cut.name for cut in cuts}) == len(cuts)
     assert [cut.depth for cut in cuts] == sorted(cut.depth for cut in cuts)
     x = np.random.default_rng(batch).standard_normal((batch, *graph.inputs[0].shape)).astype(np.float32)

@@ -83,6 +83,16 @@ def test_a_cut_that_only_the_file_has(lenet: Model, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(made(*given(cut, 2)), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_cut_that_neither_has_names_those_that_the_program_has(lenet: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = {tensor.name for cut in lenet.spec.cuts[2:] for tensor in cut.tensors}
+    monkeypatch.setattr(twin, "values_of", lambda _: late)
+    monkeypatch.setattr(from_onnx, "OPERATORS", {})
+    with pytest.raises(ModelError, match=r"no torch form; .*; its torch program has the cuts conv3, fc1$"):
+        suffix_of(lenet, lenet.spec.cut("conv1"))
+    with pytest.raises(ModelError, match=r"give the torch model itself$"):
+        suffix_of(bare(lenet), lenet.spec.cut("conv1"))
+
+
 class Shortcut(nn.Module):
     """A residual block whose shortcut drops every second value and adds channels of zeros (He et al., option A)."""
 

@@ -21,7 +21,7 @@ from edgecut.noise_kernels.reference import (
     reference_noise,
     sorted_laplace,
 )
-from edgecut.noise_kernels.sampler import add_noise, add_noise_int8, sample, sample_batch
+from edgecut.noise_kernels.sampler import add_noise, add_noise_int8, quantise, sample, sample_batch
 
 KEY = bytes(range(32))
 Make = Callable[..., NoiseCollection]
@@ -264,3 +264,14 @@ def test_sorted_laplace_by_hand() -> None:
 def test_laplace_from_uniform() -> None:
     u = np.array([1e-300, 1e-9, 0.25, 0.5, 0.75, 1 - 2**-53])
     np.testing.assert_allclose(laplace_from_uniform(u), stats.laplace.ppf(u), rtol=1e-13, atol=1e-15)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.floats(2.0**-20, 2.0**20, width=32))
+def test_sums_made_before_are_rounded_as_the_reference_says(values: list[float], inverse: float) -> None:
+    """Also NaN, infinities and what overflows on the way."""
+    sums = np.array(values, np.float32)
+    expected = reference_int8(sums, np.float32(inverse))
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = quantise(sums.copy(), np.float32(inverse))
+    assert made.dtype == np.int8 and made.tolist() == expected.tolist()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edgecut.partitioner.cost import cost, total
+from edgecut.partitioner.cost import Circumstances, Factors, Part, Way, amounts, cost, total
 from edgecut.partitioner.link import Link
 from edgecut.partitioner.plan import CutCost, Serving
-from edgecut.profiler.profile import Energy, PowerModel
+from edgecut.profiler.profile import PowerModel
 
 LINK = Link(
     name="slow",
@@ -23,29 +27,26 @@ LINK = Link(
     source="a test",
 )
 SERVING = Serving(fixed_s=0.5, per_byte_s=1e-4, request_framing_bytes=100, answer_framing_bytes=50, source="a test")
+POWER = PowerModel(idle_w=0.5, max_w=9, source="")
 
 
-def joules(value: float | None) -> Energy:
-    return Energy(energy_j=value, provenance="unavailable" if value is None else "modelled", source="")
-
-
-def priced(**changes: Any) -> CutCost:
+def way(**changes: Any) -> Way:
     given: dict[str, Any] = {
         "name": "conv",
         "role": "split",
         "sends": "float32 475",
         "payload_bytes": 1900,
         "answer_bytes": 150,
-        "edge_s": 4.0,
-        "noise_s": 1.5,
-        "add_s": 0.125,
-        "cloud_s": 0.75,
-        "edge_energy": (joules(10.0), joules(2.0)),
-        "link": LINK,
-        "serving": SERVING,
-        "power": PowerModel(idle_w=0.5, max_w=9, source=""),
+        "edge": Part(4.0, 10.0),
+        "noise": Part(1.5, 2.0),
+        "add": Part(0.125),
+        "cloud": Part(0.75),
     }
-    return cost(**{**given, **changes})
+    return Way(**{**given, **changes})
+
+
+def priced(link: Link = LINK, power: PowerModel | None = POWER, **changes: Any) -> CutCost:
+    return cost(way(**changes), Circumstances.of(link, SERVING, power, 1.0, 1.0))
 
 
 def test_split_by_hand() -> None:
@@ -65,21 +66,21 @@ def test_split_by_hand() -> None:
 
 
 def test_noise_costs_time_only_beyond_the_wait() -> None:
-    wait = priced().wait_s
-    assert priced(noise_s=wait - 0.01).total_s == pytest.approx(priced(noise_s=0).total_s)
-    longer = priced(noise_s=wait + 2)
-    assert longer.total_s == pytest.approx(priced(noise_s=0).total_s + 2)
+    wait, free = priced().wait_s, priced(noise=Part()).total_s
+    assert priced(noise=Part(wait - 0.01)).total_s == pytest.approx(free)
+    longer = priced(noise=Part(wait + 2))
+    assert longer.total_s == pytest.approx(free + 2)
     assert longer.idle_j == 0.0  # the processor is never idle then
 
 
 def test_on_the_edge_nothing_crosses() -> None:
-    row = priced(role="edge-only", payload_bytes=7, cloud_s=0.0, noise_s=0.0, add_s=0.0, edge_energy=(joules(10.0),))
+    row = priced(role="edge-only", payload_bytes=7, cloud=Part(), noise=Part(), add=Part())
     assert (row.total_s, row.energy_j) == (4.0, 10.0)
     assert (row.uplink_bytes, row.downlink_bytes, row.payload_bytes, row.wait_s) == (0, 0, 0, 0.0)
 
 
 def test_in_the_cloud_the_edge_only_waits() -> None:
-    row = priced(role="cloud-only", edge_s=0.0, noise_s=0.0, add_s=0.0, edge_energy=())
+    row = priced(role="cloud-only", edge=Part(), noise=Part(), add=Part())
     assert row.total_s == row.wait_s
     assert row.energy_j == pytest.approx(6.2 + 0.5 * row.wait_s)
 
@@ -87,9 +88,10 @@ def test_in_the_cloud_the_edge_only_waits() -> None:
 @pytest.mark.parametrize(("compute", "noise", "radio", "powers"), list(itertools.product([True, False], repeat=4)))
 def test_one_unknown_part_makes_the_sum_unknown(compute: bool, noise: bool, radio: bool, powers: bool) -> None:
     row = priced(
-        edge_energy=(joules(10.0 if compute else None), joules(2.0 if noise else None)),
+        edge=Part(4.0, 10.0 if compute else None),
+        noise=Part(1.5, 2.0 if noise else None),
         link=LINK if radio else LINK.model_copy(update={"radio_rx_w": None}),
-        power=PowerModel(idle_w=0.5, max_w=9, source="") if powers else None,
+        power=POWER if powers else None,
     )
     assert (row.edge_j is None) == (not (compute and noise))
     assert (row.radio_j is None) == (not radio)
@@ -102,3 +104,31 @@ def test_total() -> None:
     assert total([1.0, 2.5]) == 3.5
     assert total([1.0, None]) is None
     assert total([]) == 0
+
+
+@given(
+    draws=st.lists(st.tuples(*[st.floats(0.1, 10)] * 9), min_size=1, max_size=6),
+    role=st.sampled_from(["split", "edge-only", "cloud-only"]),
+)
+def test_arrays_cost_what_their_numbers_cost(draws: list[tuple[float, ...]], role: Any) -> None:
+    """Slow-down, load and draws as arrays give, place by place, what the same numbers give one at a time."""
+    table = np.array(draws).T
+    here = Circumstances.of(LINK, SERVING, POWER, 1.0, 1.0)
+    many = amounts(
+        way(role=role), dataclasses.replace(here, edge_slowdown=table[7], cloud_load=table[8]), Factors(*table[:7])
+    )
+    for place, drawn in enumerate(draws):
+        under = dataclasses.replace(here, edge_slowdown=drawn[7], cloud_load=drawn[8])
+        one = amounts(way(role=role), under, Factors(*drawn[:7]))
+        for field in dataclasses.fields(one):
+            found = np.broadcast_to(getattr(many, field.name), len(draws))[place]
+            assert found == pytest.approx(getattr(one, field.name), rel=1e-12), field.name
+
+
+def test_a_draw_of_one_part_changes_that_part() -> None:
+    here = Circumstances.of(LINK, SERVING, POWER, 1.0, 1.0)
+    plain = amounts(way(), here)
+    for part, name in [("edge", "edge_s"), ("add", "add_s"), ("cloud", "cloud_s"), ("uplink", "uplink_s")]:
+        drawn = amounts(way(), here, Factors(**{part: 3.0}))
+        assert getattr(drawn, name) == pytest.approx(3 * getattr(plain, name))
+        assert drawn.total_s == pytest.approx(plain.total_s + 2 * getattr(plain, name))

@@ -50,7 +50,7 @@ def brute_force(edge: Profile, cloud: Profile, link: str, slow: float, load: flo
         sent = 4 * sum(tensor.elements for tensor in spec.tensors) + SERVING.request_framing_bytes
         got = 40 + SERVING.answer_framing_bytes
         up, down = 8 * sent / rates.uplink_bps, 8 * got / rates.downlink_bps
-        request = SERVING.fixed_s + SERVING.per_byte_s * (sent + got)
+        request = SERVING.fixed_s + SERVING.session_s + SERVING.per_byte_s * (sent + got)
         wait = rates.rtt_s + up + down + request + load * theirs.suffix.median_s
         noise, prefix = slow * mine.noise.median_s, slow * mine.prefix.median_s
         half_use = (watts.idle_w + watts.max_w) / 2
@@ -170,7 +170,7 @@ def test_what_cannot_be_planned(profiled: Profile, tmp_path: Path) -> None:
         )
     for changes, error, message in [
         ({"link": "5g"}, LinkError, "unknown link '5g'; known: 3g, lte, wifi"),
-        ({"objective": "speed"}, EdgecutError, "unknown objective 'speed'; known: energy, latency"),
+        ({"objective": "speed"}, EdgecutError, "unknown objective 'speed'; known: edp, energy, latency, weighted"),
         ({"edge_slowdown": 0.5}, EdgecutError, "factors of at least 1"),
         ({"cloud_load": 0}, EdgecutError, "factors of at least 1"),
         ({"edge_slowdown": float("nan")}, EdgecutError, "factors of at least 1"),
@@ -185,7 +185,8 @@ def test_what_cannot_be_planned(profiled: Profile, tmp_path: Path) -> None:
 def test_common_cuts_are_planned(profiled: Profile) -> None:
     fewer = profiled.model_copy(update={"cuts": profiled.cuts[1:3]})
     for edge, cloud in ((fewer, profiled), (profiled, fewer)):
-        assert [row.name for row in plan(edge, cloud).cuts] == ["conv2", "conv3"]
+        timed = [row.name for row in plan(edge, cloud).cuts if row.basis == "sub-models"]
+        assert timed == ["conv2", "conv3"]
     alone = profiled.model_copy(update={"cuts": profiled.cuts[:1]})
     assert "against" not in plan(alone, profiled).reason
 
@@ -201,7 +202,7 @@ def test_same_file_on_both_sides_and_round_trip(profiled: Profile, tmp_path: Pat
     assert (ended.returncode, ended.stderr) == (0, "wrote lenet.plan.json\n")
     made = Plan.load(tmp_path / "lenet.plan.json")
     expected = plan(profiled, profiled, link="lte")
-    assert made == expected.model_copy(update={"kind": "plan", "version": 1})
+    assert made == expected.model_copy(update={"kind": "plan", "version": 2})
     assert json.loads(ended.stdout)["choice"] == made.choice
     for arguments in (
         ["--edge-slowdown", "inf"],
@@ -226,3 +227,41 @@ def test_plan_with_a_cut_its_model_lacks(planned: Plan, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "known: conv1, conv2, conv3, fc1" in ended.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["edited.plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        (("cuts", 1, "layers"), [0, 99], "cut conv2 has a layer that is none of the model's 5"),
+        (("cuts", 1, "layers"), [-1, 0], "not places in ascending order"),
+        (("cuts", 1, "layers"), [0, 3], "needs one in the cloud"),
+        (("cuts", 1, "depth"), -1, "says -1 layers"),
+        (("cuts", 1, "name"), "conv1", "two cuts have the same name"),
+        (("cuts", 1, "tensors"), [], "sends no tensors"),
+        (("cuts", 1, "tensors", 0, "shape"), [10**30], "of a size that can be"),
+        (("graph", "values", 1, "consumers"), [99], "between layers that are none, or backwards"),
+        (("graph", "values", 1, "tensor", "shape"), [-1], "has a size that cannot be"),
+        (("graph", "last"), [7], "pins a layer that is none"),
+    ],
+)
+def test_a_profile_whose_model_contradicts_itself(
+    profiled: Profile, place: tuple[str | int, ...], value: object, fault: str
+) -> None:
+    text = json.loads(profiled.to_json())
+    inner = text["model"]
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    with pytest.raises(ArtefactError, match=f"here is not a usable profile file .*{fault}"):
+        Profile.from_json(json.dumps(text), where="here")
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e308])
+def test_a_profile_with_times_that_cannot_be(profiled: Profile, seconds: float) -> None:
+    text = json.loads(profiled.to_json())
+    text["cuts"][0]["prefix"]["median_s"] = seconds
+    with pytest.raises(ArtefactError, match=r"cuts.0.prefix.median_s"):
+        Profile.from_json(json.dumps(text), where="here")
+    text["cuts"] = 2 * json.loads(profiled.to_json())["cuts"]
+    with pytest.raises(ArtefactError, match="measured twice"):
+        Profile.from_json(json.dumps(text), where="here")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 from edgecut.errors import DataError  # noqa: E402
-from edgecut.models.spec import CutSpec  # noqa: E402
+from edgecut.models.spec import CutSpec, TensorSpec  # noqa: E402
 from edgecut.privacy import activations  # noqa: E402
 from edgecut.privacy.activations import Rows, deviation_of, keep_rows, place_for  # noqa: E402
 
-CUT = CutSpec(name="c", depth=1, tensors=(), aligned=True)
+CUT = CutSpec(name="c", depth=1, tensors=(TensorSpec(name="a", dtype="float32", shape=(5,)),), aligned=True)
 VALUES = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32)
 Usage = namedtuple("Usage", "total used free")
 

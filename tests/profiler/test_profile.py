@@ -173,6 +173,7 @@ def test_damaged_files(profiled: Profile, planned: Plan, tmp_path: Path) -> None
         half.write_text(good[:size])
         with pytest.raises(ArtefactError, match=r"half\.profile\.json is not a usable profile file \(.*write it again"):
             Profile.load(half)
+    half.unlink()
     planned.save(half)
     with pytest.raises(ArtefactError, match=r"half\.profile\.json is a plan file, but a profile file is needed here"):
         Profile.load(half)

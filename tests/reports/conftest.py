@@ -1,9 +1,16 @@
-"""Value objects of a LeNet-5 split over Wi-Fi, with numbers of the size that real runs gave, and variants of them."""
+"""Value objects of a LeNet-5 split over Wi-Fi, with numbers of the size that real runs gave, and a browser to look."""
 
 from __future__ import annotations
 
+import base64
+import json
 import math
-from collections.abc import Callable
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,3 +253,93 @@ def bare_case(make_case: Callable[..., Case]) -> Case:
         emulated_link=False,
         accuracy=None,
     )
+
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Browser:
+    """One headless chromium at one width. `call` is chromedriver's protocol: JSON over HTTP."""
+
+    def __init__(self, port: int, width: int) -> None:
+        self.base = f"http://127.0.0.1:{port}/session"
+        options = {
+            "args": [*FLAGS, f"--window-size={max(width, 600)},900"],
+            "mobileEmulation": {"deviceMetrics": {"width": width, "height": 900, "pixelRatio": 1.0}},
+        }
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        made = self.call("", {"capabilities": {"alwaysMatch": wanted}})
+        self.base += "/" + made["sessionId"]
+
+    def call(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        with DIRECT.open(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.call("/execute/sync", {"script": script, "args": list(arguments)})
+
+    def media(self, kind: str = "", **features: str) -> None:
+        wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        parameters = {"media": kind, "features": wanted}
+        self.call("/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": parameters})
+
+    def press(self, selector: str, keys: str) -> None:
+        """Keys to an element, as from a keyboard."""
+        found = self.call("/element", {"using": "css selector", "value": selector})
+        self.call(f"/element/{next(iter(found.values()))}/value", {"text": keys})
+
+    def open(self, page: Path) -> None:
+        self.call("/url", {"url": page.as_uri()})
+        give_up = time.monotonic() + 30
+        while self.run("return document.documentElement.dataset.ready") != "true":
+            assert time.monotonic() < give_up, f"the page is not ready: {self.console()}"
+            time.sleep(0.1)
+
+    def console(self) -> list[str]:
+        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"})]
+
+    def picture(self) -> bytes:
+        """The whole page, as tall as it is."""
+        height = self.run("return document.documentElement.scrollHeight")
+        clip = {"x": 0, "y": 0, "width": self.run("return innerWidth"), "height": height, "scale": 1}
+        parameters = {"captureBeyondViewport": True, "clip": clip}
+        made = self.call("/goog/cdp/execute", {"cmd": "Page.captureScreenshot", "params": parameters})
+        return base64.b64decode(made["data"])
+
+
+@pytest.fixture
+def open_browser() -> Iterator[Callable[[int], Browser]]:
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or chromium is None:
+        pytest.skip("chromium and chromedriver are needed: apt-get install chromium chromium-driver")
+    process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    opened: list[Browser] = []
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "successfully on port" in line)
+        port = int(line.rsplit("on port", 1)[1].strip(" .\n"))
+
+        def opener(width: int) -> Browser:
+            opened.append(Browser(port, width))
+            return opened[-1]
+
+        yield opener
+    finally:
+        for browser in opened:
+            browser.call("", method="DELETE")
+        process.terminate()
+        process.wait(10)

@@ -10,6 +10,7 @@ import pytest
 from plotly import graph_objects
 
 from edgecut.reports import figures
+from edgecut.reports.pareto import fastest_to_leanest, pareto
 from edgecut.reports.summary import summarise
 
 
@@ -20,7 +21,15 @@ def trace(figure: figures.Figure, name: str) -> dict[str, Any]:
 
 def test_plotly_accepts_every_figure(case: Any) -> None:
     made = summarise(*case)
-    for figure in (figures.latency_figure(made), figures.energy_figure(made), figures.layer_figure(made)):
+    front = pareto(made)
+    assert front is not None
+    for figure in (
+        figures.latency_figure(made),
+        figures.whatif_figure(made),
+        front.figure,
+        figures.energy_figure(made),
+        figures.layer_figure(made),
+    ):
         assert figure is not None
         graph_objects.Figure(figure)
         json.dumps(figure, allow_nan=False)
@@ -89,6 +98,88 @@ def test_row_without_energy_is_empty_and_written_so(case: Any) -> None:
 
 def test_names_are_escaped_for_plotly(make_case: Callable[..., Any]) -> None:
     made = summarise(*make_case(suffix="<a href='http://x'>"))
-    text = json.dumps([figures.latency_figure(made), figures.layer_figure(made), figures.energy_figure(made)])
+    drawn = [figures.latency_figure(made), figures.layer_figure(made), figures.energy_figure(made)]
+    front = pareto(made)
+    assert front is not None
+    text = json.dumps([*drawn, figures.whatif_figure(made), front.figure])
     assert "<a" not in text
     assert "&lt;a" in text
+
+
+def test_panel_figure_has_every_part_even_an_empty_one(case: Any) -> None:
+    made = summarise(*case)
+    data = figures.whatif_figure(made)["data"]
+    assert [bars["name"] for bars in data] == ["edge", "noise beyond the wait", "link", "request", "cloud"]
+    assert sum(data[1]["x"]) == pytest.approx(0)
+    for row, way in enumerate(made.ways):
+        assert sum(bars["x"][row] for bars in data) == pytest.approx(way.modelled.total_s * 1e3)
+
+
+def test_many_rows_are_narrow_and_long_names_tell_them_apart(make_case: Callable[..., Any]) -> None:
+    made = summarise(*make_case(suffix=".of.a.very.long.and.hardly.readable.name.of.layer.17"))
+    layout = figures.latency_figure(made)["layout"]
+    assert layout["yaxis"]["ticktext"][0].startswith("after conv1")
+    assert layout["yaxis"]["ticktext"][0].endswith("of.layer.17")
+    assert layout["meta"]["narrow"][0] == "after con\N{HORIZONTAL ELLIPSIS}f.layer.17"
+    many = made.model_copy(update={"ways": made.ways * 9})
+    few = layout["height"] / len(made.ways)
+    assert figures.latency_figure(many)["layout"]["height"] / len(many.ways) < 0.6 * few
+
+
+def points(figure: figures.Figure) -> dict[str, tuple[float, float]]:
+    """Every marker's place by the start of its hover text."""
+    return {
+        text.split("</b>")[0].removeprefix("<b>"): (x, y)
+        for one in figure["data"]
+        if one["mode"] != "lines"
+        for text, x, y in zip(one["hovertext"], one["x"], one["y"], strict=True)
+    }
+
+
+def test_every_way_is_a_point_of_latency_against_energy(case: Any) -> None:
+    made = summarise(*case)
+    found = pareto(made)
+    assert found is not None and found.against == "energy"
+    assert tuple(way.modelled.name for way in found.front) == case[0].plan.pareto
+    at = points(found.figure)
+    assert set(at) == {way.label for way in made.ways}
+    for way in made.ways:
+        assert way.modelled.energy_j is not None
+        assert at[way.label] == pytest.approx((way.modelled.total_s * 1e3, way.modelled.energy_j * 1e3))
+    assert trace(found.figure, "deployed split")["x"] == [pytest.approx(made.split.modelled.total_s * 1e3)]
+
+
+def test_bytes_stand_in_for_an_unknown_energy(bare_case: Any) -> None:
+    made = summarise(*bare_case)
+    found = pareto(made)
+    assert found is not None and found.against == "bytes"
+    assert found.figure["layout"]["yaxis"]["title"]["text"] == "bytes sent per inference"
+    at = points(found.figure)
+    assert at["split after conv1"][1] == made.ways[0].modelled.uplink_bytes
+    splits = [way.modelled for way in made.ways if way.role == "split"]
+    unbeaten = {
+        one.name
+        for one in splits
+        if not any(
+            other.total_s <= one.total_s
+            and other.uplink_bytes <= one.uplink_bytes
+            and (other.total_s, other.uplink_bytes) != (one.total_s, one.uplink_bytes)
+            for other in splits
+        )
+    }
+    assert {way.modelled.name for way in fastest_to_leanest(w for w in made.ways if w.role == "split")} == unbeaten
+    assert {way.modelled.name for way in found.front} == unbeaten
+
+
+def test_wide_ranges_are_logarithmic_with_ticks_in_them(case: Any) -> None:
+    found = pareto(summarise(*case))
+    assert found is not None
+    axis, latencies = found.figure["layout"]["xaxis"], [x for x, _ in points(found.figure).values()]
+    assert axis["type"] == "log"
+    assert sum(min(latencies) < tick < max(latencies) for tick in axis["tickvals"]) >= 3
+    assert axis["ticktext"][axis["tickvals"].index(0.5)] == "0.5"
+
+
+def test_one_split_alone_has_no_front_to_draw(case: Any) -> None:
+    made = summarise(*case)
+    assert pareto(made.model_copy(update={"ways": made.ways[3:]})) is None

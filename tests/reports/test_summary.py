@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from edgecut.errors import ArtefactError
+from edgecut.partitioner.plan import BreakPoint, Limits, Sweep
+from edgecut.reports import plan_words
+from edgecut.reports.choice_table import choice_table
 from edgecut.reports.content import Report
 from edgecut.reports.summary import summarise
 from edgecut.reports.words import headline, noise_cost
@@ -36,6 +39,16 @@ def test_numbers_equal_the_inputs(case: Any) -> None:
     assert made.edge.layer_gap_s == pytest.approx(edge.layer_sum_s - edge.whole.median_s)
     assert made.cloud.whole.median_s == cloud.whole.median_s
     assert [cut.edge_prefix.median_s for cut in made.cuts] == [cut.prefix.median_s for cut in edge.cuts]
+
+
+def test_what_the_plan_was_asked_for_is_taken_over(case: Any) -> None:
+    plan = case[0].plan.model_copy(update={"weight_s_per_j": 0.2, "limits": Limits(min_depth=2), "candidates": ("x",)})
+    planned = summarise(case[0].model_copy(update={"plan": plan}), *case[1:]).planned
+    same = set(type(planned).model_fields) - {"kind", "version", "link", "idle_w", "best_share"}
+    assert {name: getattr(planned, name) for name in same} == {name: getattr(plan, name) for name in same}
+    assert planned.link.uplink_bps == plan.link.uplink_bps
+    assert planned.idle_w == plan.edge.power.idle_w
+    assert planned.best_share == plan.chosen.best_share
 
 
 def test_file_reads_back(case: Any, tmp_path: Any) -> None:
@@ -84,7 +97,7 @@ def test_the_noise_has_its_sentence(case: Any) -> None:
 def test_headline_says_slower_of_a_tie_that_leans_to_the_baseline(make_case: Callable[..., Any]) -> None:
     medians = {"split": 6.32e-3, "edge-only": 9e-3, "cloud-only float32": 8e-3, "cloud-only uint8": 6.28e-3}
     text = headline(make_case(medians_s=medians)[0])
-    assert "level with cloud-only uint8 (6.280 ms, speedup 0.994, slower)" in text
+    assert "level with cloud-only uint8 (6.280 ms, speedup 0.994)" in text
     assert "slower than" not in text
 
 
@@ -124,3 +137,70 @@ def test_profiles_of_another_model_are_refused(case: Any) -> None:
         summarise(measurement, other, cloud)
     with pytest.raises(ArtefactError, match="the cloud profile"):
         summarise(measurement, edge, other)
+
+
+def test_choice_table_shows_only_what_the_plan_knows(case: Any) -> None:
+    measurement = case[0]
+    bare = {"depth": None, "edge_memory_bytes": None, "mean_s": None, "p95_s": None, "best_share": None}
+    cuts = tuple(cut.model_copy(update=bare) for cut in measurement.plan.cuts)
+    plan = measurement.plan.model_copy(update={"cuts": cuts, "pareto": ()})
+    variants = tuple(
+        v.model_copy(update={"predicted": v.predicted.model_copy(update=bare)}) for v in measurement.variants
+    )
+    nothing = summarise(measurement.model_copy(update={"plan": plan, "variants": variants}), *case[1:])
+    assert choice_table(nothing) is None
+    known = cuts[0].model_copy(update={"edge_memory_bytes": 1_234_567, "memory_provenance": "measured"})
+    plan = plan.model_copy(update={"cuts": (known, *cuts[1:])})
+    table = choice_table(summarise(measurement.model_copy(update={"plan": plan}), *case[1:]))
+    assert table is not None
+    assert [title for title, *_ in table.titles] == ["Edge memory"]
+    assert [(row.cells[0].text, row.cells[0].sort) for row in table.rows] == [
+        ("1.235", "1234567"),
+        *[("unavailable", "")] * 3,
+    ]
+    assert table.rows[0].cells[0].badge == "measured"
+
+
+def test_aims_limits_and_sweeps_in_words(case: Any) -> None:
+    made = summarise(*case)
+    asked = (made.objective, made.planned.weight_s_per_j, made.planned.risk, made.planned.wire)
+    assert plan_words.aim(*asked) == "Planned for the least latency, of medians."
+    assert plan_words.aim("weighted", 0.3, "p95", "int8") == (
+        "Planned for the least sum of latency and weighted energy (300 ms to the joule), in the 95th percentile; "
+        "activations cross as int8, a byte a value."
+    )
+    kept = Limits(edge_memory_bytes=2_500_000, edge_energy_j=0.004, latency_s=0.01, min_depth=3, leakage_bits=7.5)
+    assert plan_words.limits(kept) == [
+        "edge memory at most 2.5 MB",
+        "edge energy at most 4 mJ",
+        "latency at most 10 ms",
+        "at least 3 compute layers on the edge",
+        "leakage at most 7.5 bits",
+    ]
+    assert plan_words.limits(Limits()) == []
+    points = (BreakPoint(at=0.02, before="a", after=""), BreakPoint(at=0.05, before="", after="b"))
+    stretches = plan_words.segments((Sweep(quantity="rtt", low=0.0, high=0.2, first="a", points=points),))
+    assert [(part.low, part.high, part.choice) for part in stretches] == [
+        ("0", "20", "a"),
+        ("20", "50", "no cut keeps to the limits"),
+        ("50", "200", "b"),
+    ]
+    assert {part.quantity for part in stretches} == {"Round trip, ms"}
+
+
+def test_figures_beside_latency_say_where_they_come_from(case: Any) -> None:
+    measurement = case[0]
+    first, second, *rest = measurement.plan.cuts
+    cuts = (
+        first.model_copy(update={"edge_memory_bytes": 10**6, "memory_provenance": "measured", "leakage_bits": 9.0}),
+        second.model_copy(update={"edge_memory_bytes": 10**6, "memory_provenance": "modelled", "basis": "layers"}),
+        *(cut.model_copy(update={"edge_memory_bytes": None}) for cut in rest),
+    )
+    plan = measurement.plan.model_copy(update={"cuts": cuts})
+    notes = {
+        note.figures: note for note in summarise(measurement.model_copy(update={"plan": plan}), *case[1:]).provenance
+    }
+    assert notes["Memory of the edge partition: conv1"].provenance == "measured"
+    assert notes["Memory of the edge partition: conv2"].provenance == "modelled"
+    assert notes["Times of cuts that nothing timed: conv2"].provenance == "modelled"
+    assert notes["Leakage of cuts"].provenance == "given"

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from edgecut.reports import terminal, units
+from edgecut.reports.plan_table import plan_table
 
 WIDTHS = (80, 120)
 
@@ -31,19 +32,18 @@ def test_tables_fit_and_no_row_wraps(case: Any, width: int) -> None:
     measurement, profile, _ = case
     for text in (
         printed(terminal.profile_table(profile), width),
-        printed(terminal.plan_table(measurement.plan), width),
+        printed(plan_table(measurement.plan), width),
         printed(terminal.measurement_table(measurement), width),
     ):
         assert max(len(line) for line in text.splitlines()) <= width
-    plan = printed(terminal.plan_table(measurement.plan), width)
+    plan = printed(plan_table(measurement.plan), width)
     for row in (*measurement.plan.cuts, *measurement.plan.baselines):
-        name = f"split after {row.name}" if row.role == "split" else row.name
-        assert f"{row.total_s * 1e3:.3f}" in next(line for line in plan.splitlines() if name in line), name
+        assert f"{row.total_s * 1e3:.3f}" in next(line for line in plan.splitlines() if f" {row.name} " in line), row
 
 
 def test_choice_is_marked_and_missing_baseline_explained(case: Any) -> None:
-    text = printed(terminal.plan_table(case[0].plan))
-    assert line_of(text, "→").split()[1:4] == ["split", "after", case[0].plan.choice]
+    text = printed(plan_table(case[0].plan))
+    assert line_of(text, "→").split()[1] == case[0].plan.choice
     assert "not compared: cloud-only JPEG: the model's inputs are no photographs" in text
     assert "Emulated edge: this machine's processor, held back by a factor of 12" in text
     assert "modelled from measured parts" in text
@@ -62,13 +62,21 @@ def test_measurement_shows_measured_beside_plan_and_banner_first(case: Any) -> N
 
 def test_unavailable_is_a_dash_with_a_reason_and_never_nought(bare_case: Any) -> None:
     measurement, profile, _ = bare_case
-    plan = printed(terminal.plan_table(measurement.plan))
+    plan = printed(plan_table(measurement.plan))
     assert "energy unavailable: the edge profile has no energy and the edge's idle power is unknown" in plan
     assert line_of(plan, "edge-only").split()[-2] == "-"
     text = printed(terminal.measurement_table(measurement))
     assert "energy unavailable: no meter here" in text
     assert "accuracy unavailable" in text
     assert "layer times unavailable" in printed(terminal.profile_table(profile))
+
+
+def test_profile_without_a_cut_says_so_in_place_of_the_table(case: Any) -> None:
+    profile = case[1]
+    bare, full = (printed(terminal.profile_table(one)) for one in (profile.model_copy(update={"cuts": ()}), profile))
+    assert bare.count("no cut was timed (--cuts layers)") == 1
+    assert "cut after" not in bare and "the parts above" not in bare
+    assert "cut after" in full and "the parts above decide" in full and "no cut was timed" not in full
 
 
 def test_unsettled_measurement_says_so(make_case: Callable[..., Any]) -> None:
@@ -78,15 +86,22 @@ def test_unsettled_measurement_says_so(make_case: Callable[..., Any]) -> None:
 
 def test_long_names_are_shortened_to_fit_only(make_case: Callable[..., Any]) -> None:
     measurement = make_case(suffix="/features/a.very.long.module.path/Conv")[0]
-    narrow, wide = (printed(terminal.plan_table(measurement.plan), width) for width in (80, 160))
+    narrow, wide = (printed(plan_table(measurement.plan), width) for width in (80, 160))
     assert "…" in narrow
     assert all(len(line) <= 80 for line in narrow.splitlines())
-    assert "split after conv1/features/a.very.long.module.path/Conv" in wide
+    assert "conv1/features/a.very.long.module.path/Conv" in wide
+
+
+def test_shortened_names_still_tell_themselves_apart() -> None:
+    names = [f"inception{block}.branch{branch}.conv" for block in ("3a", "3b", "4a") for branch in (1, 2)]
+    rows = terminal.Rows(("name", "much"), tuple((name, "x" * 60) for name in names))
+    shown = [line.split()[0] for line in printed(rows, 80).splitlines()[1:]]
+    assert len(set(shown)) == len(names) and all(len(name) < len(names[0]) for name in shown)
 
 
 def test_names_are_neither_markup_nor_escape_sequences(make_case: Callable[..., Any]) -> None:
     measurement = make_case(suffix="[bold]\x1b[31m")[0]
-    text = printed(terminal.plan_table(measurement.plan), 160)
+    text = printed(plan_table(measurement.plan), 160)
     assert "conv1[bold]" in text
     assert "\x1b" not in text
 

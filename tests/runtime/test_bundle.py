@@ -74,7 +74,7 @@ def test_a_bundle_verifies_and_says_what_it_is(bundle_folder: Path, lenet: Model
     assert found.files == len(present) and found.size_bytes == sum(map(len, present.values()))
     assert not any(path.is_symlink() for path in bundle_folder.rglob("*"))
     assert Plan.load(bundle_folder / "profile" / "plan.json") == planned.model_copy(
-        update={"kind": "plan", "version": 1}
+        update={"kind": "plan", "version": Plan.VERSION}
     )
 
 

@@ -16,7 +16,7 @@ from edgecut.models.data import DataSet
 from edgecut.models.spec import ModelSpec, TensorSpec
 from edgecut.noise_kernels.collection import NoiseCollection
 from edgecut.runtime import accuracy
-from edgecut.runtime.halves import Half, accuracy_through
+from edgecut.runtime.halves import Half, accuracy_through, wire_steps
 from edgecut.runtime.protect import Protector
 
 pytest.importorskip("onnxruntime")
@@ -96,3 +96,16 @@ def test_values_that_are_not_finite_are_refused() -> None:
     edge, cloud = half("Log", "n", "x", "a"), half("MatMul", "n", "a", "y")
     with pytest.raises(ModelError, match="half of m gives NaN or infinite values at the cut"):
         accuracy_through(edge, cloud, protector(1.0), spec(), data(9, 0), 1, lambda _: None)
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 3])
+def test_steps_are_measured_on_noisy_training_items(batch: int | str) -> None:
+    """Neither on the unseen items, which are a thousand times as large here, nor on activations without noise."""
+    edge, items = half("Relu", batch, "x", "a"), np.random.default_rng(3).uniform(-1, 1, (40, WIDTH))
+    x_train, labels = items.astype(np.float32), np.zeros(40, np.int64)
+    given = DataSet(name="d", digest="", x_train=x_train, y_train=labels, x_test=1000 * x_train, y_test=labels)
+    (bare,) = wire_steps(edge, protector(1e-6).collection, spec(), given)
+    assert bare == pytest.approx(1 / 127, rel=0.1)
+    (noisy,) = wire_steps(edge, protector(100.0).collection, spec(), given)
+    assert 2 < noisy < 10, "160 Laplace values of scale 100 reach some 500 to 600"
+    assert wire_steps(edge, protector(100.0).collection, spec(), given) == (noisy,)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -58,6 +60,12 @@ def test_the_server_is_gone_after_the_block(bundle_folder: Path) -> None:
         # A group of its own: a terminal's Ctrl-C reaches the parent alone.
         assert os.getpgid(mine[0].pid) == mine[0].pid
     assert gone(mine[0], 0.1)
+
+
+def test_the_address_is_that_of_the_protocol_asked_for(bundle_folder: Path) -> None:
+    root = bundle_folder / "cloud" / "model_repository"
+    with cloud_server(root, 1, scheme="http") as (host, port), urlopen(f"http://{host}:{port}/v2/health/live") as said:
+        assert json.load(said) == {"live": True}
 
 
 def test_the_server_is_gone_after_an_error(bundle_folder: Path) -> None:

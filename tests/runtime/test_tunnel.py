@@ -28,7 +28,7 @@ from edgecut.errors import LinkError
 from edgecut.partitioner.link import PRESETS
 from edgecut.runtime import namespaces, tunnel
 from edgecut.runtime.relay import LinkShape
-from edgecut.runtime.tunnel import RealLink, TunnelShape, real_link
+from edgecut.runtime.tunnel import RealLink, TunnelShape, carrying, real_link
 
 FAST = TunnelShape(uplink_bps=1e9, downlink_bps=1e9, rtt_s=0.0)
 
@@ -87,6 +87,11 @@ def arrived(end: socket.socket) -> list[bytes]:
         while True:
             got.append(end.recv(65536))
     return got
+
+
+def test_a_link_that_carries_payload_at_a_rate_has_room_for_headers() -> None:
+    shape = carrying(LinkShape(uplink_bps=1448e3, downlink_bps=2896e3, rtt_s=0.05))
+    assert (shape.uplink_bps, shape.downlink_bps, shape.rtt_s) == (pytest.approx(1.5e6), pytest.approx(3e6), 0.05)
 
 
 def test_packets_arrive_in_order_both_ways_and_are_counted(wire: Callable[..., Wire]) -> None:
