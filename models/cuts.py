@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable
 
 from ..errors import ModelError
-from .spec import CutSpec, LayerGraph, ModelSpec, TensorSpec, Value
+from .spec import CutSpec, LayerGraph, ModelSpec, TensorSpec
 
 WEIGHT_BYTES = 4
 
@@ -51,20 +51,20 @@ def cut_of(spec: ModelSpec, layers: Iterable[int]) -> CutSpec:
 
 def crossing(graph: LayerGraph, edge: frozenset[int]) -> tuple[TensorSpec, ...]:
     """The tensors that are sent where the layers in `edge` run on the edge, in the order they are made."""
-    return tuple(value.tensor for value in _sent(graph, edge))
+    return tuple(graph.values[place].tensor for place in sent_values(graph, edge))
 
 
-def _sent(graph: LayerGraph, edge: frozenset[int]) -> list[Value]:
-    """What layers outside `edge` need from those in it, less what they can make of the rest of it."""
+def sent_values(graph: LayerGraph, edge: frozenset[int]) -> list[int]:
+    """Places in `graph.values` of what the cloud needs of the edge, less what it can make of the rest of it."""
     needed = {
         value.tensor.name for value in graph.values if value.layer in edge and not edge.issuperset(value.consumers)
     }
     there, sent = set(needed), []
-    for value in graph.values:
+    for place, value in enumerate(graph.values):
         if value.made_of and there.issuperset(value.made_of):
             there.add(value.tensor.name)
         elif value.tensor.name in needed:
-            sent.append(value)
+            sent.append(place)
     return sent
 
 
@@ -104,7 +104,7 @@ def _fault(graph: LayerGraph, edge: frozenset[int]) -> str | None:
                 return "the raw input would cross"
         elif value.layer not in edge and not edge.isdisjoint(value.consumers):
             return f"data would flow back ({value.tensor.name})"
-    sent = _sent(graph, edge)
+    sent = [graph.values[place] for place in sent_values(graph, edge)]
     alone = next((value.tensor.name for value in sent if not value.sendable), None)
     if alone is not None:
         return f"{alone} cannot be sent"

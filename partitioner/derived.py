@@ -47,23 +47,6 @@ def bounded(graph: LayerGraph, weights: list[int]) -> Bound:
     return Bound(graph.model_copy(update={"values": tuple(values)}), left, exact)
 
 
-def sent_values(graph: LayerGraph, edge: frozenset[int]) -> list[int] | None:
-    """The places of the values that really cross; None where one of them cannot be sent."""
-    needed = {
-        value.tensor.name for value in graph.values if value.layer in edge and not edge.issuperset(value.consumers)
-    }
-    there, sent = set(needed), []
-    for number, value in enumerate(graph.values):
-        name = value.tensor.name
-        if value.made_of and there.issuperset(value.made_of):
-            there.add(name)
-        elif name in needed:
-            if not value.sendable:
-                return None
-            sent.append(number)
-    return sent
-
-
 def _shares(source: Value, value: Value) -> bool:
     """Whether the value cannot be needed of the edge without its source being there too."""
     return not source.made_of and source.layer is not None and value.layer in (source.layer, *source.consumers)

@@ -11,10 +11,10 @@ import itertools
 import math
 from collections.abc import Iterator
 
-from ..models.cuts import legal
+from ..models.cuts import legal, sent_values
 from ..models.spec import LayerGraph
 from .branching import Branching
-from .derived import bounded, sent_values
+from .derived import bounded
 from .segments import Order, Segment, Weights, layer_count, places, split, whole_numbers
 
 
@@ -50,7 +50,7 @@ def k_best(graph: LayerGraph, weights: Weights, k: int, limit: int = 20_000) -> 
 def cost_of(graph: LayerGraph, weights: Weights, layers: frozenset[int]) -> float:
     """What a legal cut with these layers on the edge costs."""
     sides = (weights.edge[place] if place in layers else cloud for place, cloud in enumerate(weights.cloud))
-    return math.fsum([*sides, *(weights.value[number] for number in sent_values(graph, layers) or ())])
+    return math.fsum([*sides, *(weights.value[number] for number in sent_values(graph, layers))])
 
 
 def ascending(
@@ -84,7 +84,7 @@ def _reordered(
             yield heapq.heappop(waiting)
         layers = places(mask)
         sent = sent_values(graph, layers)
-        if sent is not None:
+        if all(graph.values[number].sendable for number in sent):
             sides = sum(edge[place] if place in layers else other for place, other in enumerate(cloud))
             heapq.heappush(waiting, (sides + sum(value[number] for number in sent), mask))
     yield from sorted(waiting)

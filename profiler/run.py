@@ -17,7 +17,7 @@ from pathlib import Path
 from ..artefacts import check_output
 from ..errors import ArtefactError, DeviceError, unknown
 from ..models.load import Model, load_model
-from ..models.spec import CutSpec
+from ..models.spec import CutSpec, ModelSpec
 from .agents import Address, Agent, LocalAgent, SshAgent, parse_address, read_json
 from .assemble import assemble
 from .backends import DEVICES, TWIN_BACKENDS, check_backend
@@ -67,12 +67,11 @@ def profile(
     for its candidates and its choice; with `add_to` they join an earlier profile, taken in the same way. `memory` also
     measures the resident memory of the whole and every prefix. Every run comes `pause_s` after the last, as requests
     do; 0 measures a tight loop. Measuring ends when the intervals are narrow, or after `max_seconds`, by default 30
-    or, for large models, up to 300. `meter`
-    chooses one by name, `auto` the best one there, `none` no metering; where there is none, `power` makes energy
-    `modelled` instead of `unavailable`. With `result`, the file that an agent wrote on `device` for a kit of this
-    model, nothing is measured here; neither with `calibration`, from whose layers the model is predicted.
-    `progress(what, share)` is called with a share from 0 to 1. Raises DeviceError for an unknown or unusable device,
-    ModelError for a model that cannot be read, cut or run.
+    or, for large models, up to 300. `meter` chooses one by name, `auto` the best one there, `none` no metering; where
+    there is none, `power` makes energy `modelled` instead of `unavailable`. With `result`, the file that an agent wrote
+    on `device` for a kit of this model, nothing is measured here; neither with `calibration`, from whose layers the
+    model is predicted. `progress(what, share)` is called with a share from 0 to 1. Raises DeviceError for an unknown or
+    unusable device, ModelError for a model that cannot be read, cut or run.
     """
     _check(threads, pause_s, max_seconds, precision, meter, energy_seconds)
     given = result is not None or calibration is not None
@@ -103,14 +102,8 @@ def profile(
     if result is not None:
         taken = read_result(read_json(Path(result)), str(result))
         made = assemble(spec, loaded.graph, device, taken, power=power, cuts=timed)
-    elif calibration is not None:
-        from .calibrated import calibrated_profile
-
-        made = calibrated_profile(spec, calibration, power=power, cuts=timed)
-    elif described:
-        from .predicted import predict_profile
-
-        made = predict_profile(spec, device, runtime=backend, precision=precision, cuts=timed)
+    elif given or described:
+        made = _predicted(spec, timed, device, backend, precision, calibration, power)
     else:
         settings = KitSettings(
             backend=backend or (DEVICES[device] if address is None else SSH_BACKEND),
@@ -162,6 +155,25 @@ def _check_described(device: str) -> None:
         load_device(device)
     except DeviceError as error:
         raise DeviceError(f"{error}; or give {', '.join(DEVICES)} or ssh://user@host[:port]") from None
+
+
+def _predicted(
+    spec: ModelSpec,
+    timed: Sequence[CutSpec],
+    device: str,
+    runtime: str | None,
+    precision: str,
+    calibration: str | os.PathLike[str] | None,
+    power: PowerModel | None,
+) -> Profile:
+    """From layers measured on the device where there is a calibration, else from its description."""
+    if calibration is not None:
+        from .calibrated import calibrated_profile
+
+        return calibrated_profile(spec, calibration, power=power, cuts=timed)
+    from .predicted import predict_profile
+
+    return predict_profile(spec, device, runtime=runtime, precision=precision, cuts=timed)
 
 
 def _measure(
