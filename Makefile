@@ -28,6 +28,9 @@ $(VENV)/all.stamp: $(VENV)/dev.stamp
 demo: $(VENV)/demo.stamp
 	$(BIN)/edgecut demo --output demo
 
+# Two workers share two processors: with more threads each they only get into each other's way.
+test test-deep: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not deep and not gpu"
 

@@ -15,12 +15,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import EdgecutError as EdgecutError
     from .noise_kernels.collection import NoiseCollection as NoiseCollection
+    from .noise_kernels.element_noise import ElementNoise as ElementNoise
     from .partitioner.choose import plan as plan
     from .partitioner.link import Link as Link
     from .partitioner.plan import Limits as Limits
     from .partitioner.plan import Plan as Plan
+    from .privacy.audit import audit as audit
+    from .privacy.audit_settings import AuditSettings as AuditSettings
+    from .privacy.audited import Audit as Audit
     from .privacy.learn import learn as learn
     from .privacy.result import Learned as Learned
+    from .privacy.retraining.retrain import retrain as retrain
+    from .privacy.retraining.settings import RetrainSettings as RetrainSettings
+    from .privacy.settings import FitSettings as FitSettings
     from .privacy.settings import Settings as Settings
     from .profiler.calibrate import calibrate as calibrate
     from .profiler.deliver import kit as kit
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from .runtime.bundle import bundle as bundle
     from .runtime.edge import EdgeSession as EdgeSession
     from .runtime.infer import infer as infer
+    from .runtime.manifest import LeakageLimits as LeakageLimits
     from .runtime.measure import measure as measure
     from .runtime.measurement import Measurement as Measurement
     from .runtime.probe import probe as probe
@@ -39,8 +47,13 @@ if TYPE_CHECKING:
     from .runtime.verify import verify as verify
 
 _HOMES = {
+    "Audit": "privacy.audited",
+    "AuditSettings": "privacy.audit_settings",
     "EdgeSession": "runtime.edge",
     "EdgecutError": "errors",
+    "ElementNoise": "noise_kernels.element_noise",
+    "FitSettings": "privacy.settings",
+    "LeakageLimits": "runtime.manifest",
     "Learned": "privacy.result",
     "Limits": "partitioner.plan",
     "Link": "partitioner.link",
@@ -49,7 +62,9 @@ _HOMES = {
     "Plan": "partitioner.plan",
     "PowerModel": "profiler.profile",
     "Profile": "profiler.profile",
+    "RetrainSettings": "privacy.retraining.settings",
     "Settings": "privacy.settings",
+    "audit": "privacy.audit",
     "bundle": "runtime.bundle",
     "calibrate": "profiler.calibrate",
     "diagnose": "profiler.doctor",
@@ -61,13 +76,19 @@ _HOMES = {
     "probe": "runtime.probe",
     "profile": "profiler.run",
     "report": "reports.html",
+    "retrain": "privacy.retraining.retrain",
     "serve": "runtime.serve",
     "verify": "runtime.verify",
 }
 
 __all__ = [
+    "Audit",
+    "AuditSettings",
     "EdgeSession",
     "EdgecutError",
+    "ElementNoise",
+    "FitSettings",
+    "LeakageLimits",
     "Learned",
     "Limits",
     "Link",
@@ -76,7 +97,9 @@ __all__ = [
     "Plan",
     "PowerModel",
     "Profile",
+    "RetrainSettings",
     "Settings",
+    "audit",
     "bundle",
     "calibrate",
     "diagnose",
@@ -88,6 +111,7 @@ __all__ = [
     "probe",
     "profile",
     "report",
+    "retrain",
     "serve",
     "verify",
 ]

@@ -70,7 +70,9 @@ class Artefact(Record):
                 f"{where} is not a usable {cls.KIND} file ({first_fault(error)}); write it again with edgecut"
             ) from None
         if head.kind != cls.KIND:
-            raise ArtefactError(f"{where} is a {head.kind or 'nameless'} file, but a {cls.KIND} file is needed here")
+            raise ArtefactError(
+                f"{where} is {_a(head.kind or 'nameless')} file, but {_a(cls.KIND)} file is needed here"
+            )
         if head.version != cls.VERSION:
             raise ArtefactError(
                 f"{where} has format version {head.version}, this edgecut reads {cls.VERSION}; write it again"
@@ -82,8 +84,12 @@ def check_kind(path: str | os.PathLike[str], kind: str) -> None:
     """Raise ArtefactError where writing a `kind` to `path` would destroy an edgecut file of another kind."""
     found = _kind_of(path)
     if found not in (None, "", kind):
-        made = f"a {kind}" if kind else "the result"
-        raise ArtefactError(f"{path} is a {found} file, which {made} would replace; choose another output path")
+        made = _a(kind) if kind else "the result"
+        raise ArtefactError(f"{path} is {_a(found)} file, which {made} would replace; choose another output path")
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _kind_of(path: str | os.PathLike[str]) -> str | None:

@@ -15,9 +15,10 @@ from typing import Annotated
 
 import typer
 
-from . import cli_bundle, cli_devices, cli_learn, cli_plan, cli_report, cli_run, cli_serve
+from . import cli_audit, cli_bundle, cli_devices, cli_learn, cli_plan, cli_report, cli_retrain, cli_run, cli_serve
 from .cli_options import Data, Json, ModelOption, Slowdown, show
 from .errors import EdgecutError
+from .noise_kernels.mechanism import MECHANISMS
 from .terminal import Bar, say
 
 app = typer.Typer(
@@ -56,9 +57,10 @@ app.registered_commands.extend(cli_devices.app.registered_commands)
 
 app.registered_commands.extend(cli_plan.app.registered_commands)
 app.registered_commands.extend(cli_learn.app.registered_commands)
+app.registered_commands.extend(cli_retrain.app.registered_commands)
 
 
-for more in (cli_bundle, cli_serve, cli_run):
+for more in (cli_bundle, cli_serve, cli_run, cli_audit):
     app.registered_commands.extend(more.app.registered_commands)
 
 
@@ -107,11 +109,12 @@ def demo(
     link: Annotated[str, typer.Option(help="wifi, lte, 3g, or a .link.json file.")] = "wifi",
     edge_slowdown: Slowdown = 2.0,
     data: Data = None,
+    mechanism: Annotated[str, typer.Option(help="Of the noise: " + ", ".join(MECHANISMS) + ".")] = "shredder",
 ) -> None:
     """LeNet-5 on real handwritten digits, from profile to report, one step after the other."""
     from .demo import run
 
-    run(output, link, edge_slowdown, data)
+    run(output, link, edge_slowdown, data, mechanism)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ ExpectId = Annotated[str | None, typer.Option(help="The id it must have (sha256:
 def bundle(
     plan: Annotated[Path, typer.Argument(help="The plan to deploy.")],
     model: ModelOption,
-    noise: Annotated[Path, typer.Option(help="The noise collection learned at its cut.")],
+    noise: Annotated[Path, typer.Option(help="The mechanism's file, fitted at its cut.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
     edge_profile: Annotated[Path | None, typer.Option(help="The edge profile to keep with it.")] = None,
     cloud_profile: Annotated[Path | None, typer.Option(help="The cloud profile to keep with it.")] = None,
@@ -48,13 +48,18 @@ def bundle(
     wire: Annotated[
         Wire | None, typer.Option(help="What the noisy activations travel as; by default as the plan says.")
     ] = None,
+    sticky: Annotated[
+        bool, typer.Option("--sticky", help="Give the same input always the same noise, so that repeats tell no more.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     json: Json = False,
 ) -> None:
     """Write what is deployed: a private edge side, and a cloud side that knows nothing of the noise."""
     from .reports.terminal import accuracy_line
+    from .reports.units import printable
     from .runtime.bundle import bundle as run
     from .runtime.manifest import Manifest
+    from .runtime.noise_words import noise_words
 
     if (edge_profile is None) != (cloud_profile is None):
         raise EdgecutError("give both --edge-profile and --cloud-profile, or neither")
@@ -72,11 +77,13 @@ def bundle(
             engine_for=[part.strip() for part in engine_for.split(",")] if engine_for else (),
             local_fallback=with_local_fallback,
             wire=None if wire is None else wire.value,
+            sticky=sticky,
             overwrite=overwrite,
             progress=bar,
         )
     if isinstance(made.manifest, Manifest):
         show(made.manifest, lambda m: accuracy_line(m.accuracy) if m.accuracy else m.accuracy_missing, json)
+    say(printable(noise_words(made)[0]))
     say(f"wrote {made.folder}: {made.files} files, {made.size_bytes / 1024:.0f} KB, id {made.id}")
 
 
@@ -85,11 +92,15 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="A bundle, one of its sides, or an archive of either.")],
     expect_id: ExpectId = None,
 ) -> None:
-    """Check every file of a bundle, or of one side, against its manifest."""
+    """Check every file of a bundle, or of one side, against its manifest, and say how it is protected."""
+    from .reports.units import printable
+    from .runtime.noise_words import noise_words
     from .runtime.verify import verify as run
 
     found = run(folder, expect_id=expect_id)
     print(f"{folder} is intact: {found.files} files, {found.size_bytes / 1024:.0f} KB, id {found.id}")
+    for line in noise_words(found):
+        print(printable(line))
 
 
 @app.command()

@@ -10,22 +10,27 @@ import typer
 from .artefacts import check_output, write_bytes
 from .cli_options import Data, Json, ModelOption, show
 from .errors import EdgecutError
+from .noise_kernels.mechanism import MECHANISMS
 from .terminal import Bar, say
 
 app = typer.Typer()
-DEFAULT = "by default the recipe's"
+DEFAULT = "by default the mechanism's"
 
 
 @app.command()
 def learn(
     plan: Annotated[Path, typer.Argument(help="The plan whose cut the noise is for.")],
     model: ModelOption,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The noise collection to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The noise file to write.")],
     data: Data = None,
+    mechanism: Annotated[str, typer.Option(help=", ".join(MECHANISMS) + ".")] = "shredder",
     private: Annotated[
         str | None, typer.Option(help="Labels to hide: NAME_train and NAME_test in the data (equation 5).")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="sampled (orders learned under fresh samples) or paper.")] = "sampled",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Of shredder: sampled (orders learned under fresh samples; the default) or paper."),
+    ] = None,
     distributions: Annotated[int | None, typer.Option(min=1, help=f"Noise distributions, {DEFAULT} (20).")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help=f"Optimiser steps, {DEFAULT} (1500).")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help=f"Items a step for each tensor, {DEFAULT} (32).")] = None,
@@ -38,22 +43,30 @@ def learn(
     equation: Annotated[int | None, typer.Option(help="3 or 4; recipe paper (4).")] = None,
     max_sse: Annotated[float | None, typer.Option(help="Drop worse fitted tensors; recipe paper (none).")] = None,
     max_accuracy_loss: Annotated[float | None, typer.Option(help="Points that may be lost on the hold-out.")] = None,
+    at: Annotated[str | None, typer.Option("--at", help="Of cloak: noise at the cut (default) or the input.")] = None,
+    law: Annotated[str | None, typer.Option(help="Of cloak: normal (default) or laplace.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Of gaussian (10,000) and channel (2,000): items to fit to.")
+    ] = None,
+    basis: Annotated[str | None, typer.Option(help="Of channel: eigen, diagonal or the best of both (best).")] = None,
     hold_out: Annotated[float | None, typer.Option(help="Share of the training data that judges (0.1).")] = None,
     seed: Annotated[int, typer.Option(help="Of initialisation, batches, hold-out and its noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write what --json prints to this file.")] = None,
     json: Json = False,
 ) -> None:
-    """Learn the noise collection at the plan's cut, and try it on unseen items.
+    """Learn the noise at the plan's cut, by any mechanism, and try it on unseen items.
 
-    Run again in the same way after an interruption, it goes on where it was.
+    Run again in the same way after an interruption, shredder goes on where it was. An option that a mechanism does
+    not have is refused.
     """
     from .privacy.learn import learn as run
-    from .privacy.settings import settings_for
+    from .privacy.settings import choose_settings
     from .reports.learning import learning_table
 
     if gamma is not None and private is None:
         raise EdgecutError("--gamma weighs a private task; give its labels with --private NAME, or leave it out")
-    settings = settings_for(
+    settings = choose_settings(
+        mechanism,
         recipe,
         distributions=distributions,
         steps=steps,
@@ -65,6 +78,10 @@ def learn(
         equation=equation,
         max_sse=max_sse,
         max_accuracy_loss=max_accuracy_loss,
+        place=at,
+        law=law,
+        images=images,
+        basis=basis,
         hold_out=hold_out,
         seed=seed,
     )
@@ -72,7 +89,16 @@ def learn(
         check_output(report)
     try:
         with Bar() as bar:
-            made = run(plan, model=model, data=data, private=private, settings=settings, output=output, progress=bar)
+            made = run(
+                plan,
+                model=model,
+                data=data,
+                private=private,
+                mechanism=mechanism,
+                settings=settings,
+                output=output,
+                progress=bar,
+            )
     except KeyboardInterrupt:
         if Path(f"{output}.partial").is_dir():
             say(f"what was learned so far is in {output}.partial; run the same command again to go on")

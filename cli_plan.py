@@ -74,6 +74,10 @@ def plan(
         ),
     ] = None,
     wire: Annotated[Wire, typer.Option(help="How activations cross.")] = Wire.float32,
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option(help="A mechanism fitted at a cut: count the values that it sends there. Once for each file."),
+    ] = None,
     edge_slowdown: Slowdown = 1.0,
     cloud_load: Annotated[float, typer.Option(min=1.0, help="Multiply the cloud's times by this factor.")] = 1.0,
     jpeg_bytes: Annotated[int | None, typer.Option(min=1, help="Mean size of a photograph as JPEG.")] = None,
@@ -107,6 +111,7 @@ def plan(
         leakage=None if leakage is None else read_leakage(leakage),
         wire=wire.value,
         sweeps=[parse_sweep(text) for text in sweep or ()],
+        noises=noise or (),
         edge_slowdown=edge_slowdown,
         cloud_load=cloud_load,
         jpeg_bytes=jpeg_bytes,

@@ -33,6 +33,10 @@ def report(
     cloud_profile: Annotated[
         Path | None, typer.Option(help="The cloud's profile; not for a comparison, which needs none.")
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="The bundle that was measured, to show the verdict that an audit recorded in it."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="A file or a folder; md, json and csv go to standard output without it."),
@@ -54,8 +58,8 @@ def report(
         raise EdgecutError("a page needs a place to be written to: give -o FOLDER, or --format md, json or csv")
     if fail_if_slower is not None and other is None:
         raise EdgecutError("--fail-if-slower compares two measurements, and one was given: name the other one as well")
-    compared = None if other is None else _comparison(measurement, other, edge_profile or cloud_profile)
-    made = compared or _summary(measurement, edge_profile, cloud_profile)
+    compared = None if other is None else _comparison(measurement, other, edge_profile or cloud_profile or bundle)
+    made = compared or _summary(measurement, edge_profile, cloud_profile, bundle)
     if output is None:
         print(text_of(made, form), end="")
     else:
@@ -69,17 +73,20 @@ def report(
         raise typer.Exit(SLOWER)
 
 
-def _comparison(a: Path, b: Path, profile: Path | None) -> RunComparison:
+def _comparison(a: Path, b: Path, more: Path | None) -> RunComparison:
     from .reports.compare import compare
     from .runtime.measurement import Measurement
 
-    if profile is not None:
-        raise EdgecutError(f"{profile} is of one run, and a comparison needs no profile: leave the profiles out")
+    if more is not None:
+        raise EdgecutError(
+            f"{more} is of one run, which a comparison does not need: leave the profiles out, or the bundle"
+        )
     return compare(Measurement.load(a), Measurement.load(b))
 
 
-def _summary(measurement: Path, edge: Path | None, cloud: Path | None) -> Report:
+def _summary(measurement: Path, edge: Path | None, cloud: Path | None, bundle: Path | None) -> Report:
     from .profiler.profile import Profile
+    from .reports.audit_recorded import recorded
     from .reports.summary import summarise
     from .runtime.measurement import Measurement
 
@@ -87,4 +94,6 @@ def _summary(measurement: Path, edge: Path | None, cloud: Path | None) -> Report
         raise EdgecutError(
             "a report of one measurement needs --edge-profile and --cloud-profile, the files of `edgecut profile`"
         )
-    return summarise(Measurement.load(measurement), Profile.load(edge), Profile.load(cloud))
+    measured = Measurement.load(measurement)
+    leakage = None if bundle is None else recorded(bundle, measured)
+    return summarise(measured, Profile.load(edge), Profile.load(cloud), leakage)

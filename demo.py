@@ -15,15 +15,16 @@ from .terminal import Bar, console, say
 
 MODEL = "lenet5"
 LEARNING_STEPS = 600
-"""Fewer than by default: a few seconds, for a scale that is about a tenth smaller."""
+"""Of the mechanism shredder, fewer than by default: a few seconds, for a scale that is about a tenth smaller."""
 T = TypeVar("T")
 
 
-def run(output: Path, link: str, edge_slowdown: float, data: str | None) -> Path:
+def run(output: Path, link: str, edge_slowdown: float, data: str | None, mechanism: str = "shredder") -> Path:
     """Write every artefact below `output` and return the report's path. Raises EdgecutError and its relatives."""
     from .partitioner.choose import plan
     from .partitioner.link import load_link
-    from .privacy.learn import Settings, learn
+    from .privacy.learn import learn
+    from .privacy.settings import choose_settings
     from .profiler.profile import PowerModel
     from .profiler.run import profile
     from .reports import terminal
@@ -37,7 +38,9 @@ def run(output: Path, link: str, edge_slowdown: float, data: str | None) -> Path
         max_w=7.35,
         source="published for a Jetson TX2 module: 1.88 W idle, 7.2 to 7.5 W with six cores busy",
     )
-    load_link(link)  # before anything takes long
+    # Names are looked up before anything takes long.
+    load_link(link)
+    settings = choose_settings(mechanism, steps=LEARNING_STEPS if mechanism == "shredder" else None)
     start = time.perf_counter()
     edge_file, cloud_file = output / "edge.profile.json", output / "cloud.profile.json"
     plan_file, noise_file = output / "lenet5.plan.json", output / "lenet5.noise.npz"
@@ -59,7 +62,7 @@ def run(output: Path, link: str, edge_slowdown: float, data: str | None) -> Path
     learned = _step(
         "4/7 learn the noise",
         lambda bar: learn(
-            planned, model=MODEL, data=data, settings=Settings(steps=LEARNING_STEPS), output=noise_file, progress=bar
+            planned, model=MODEL, data=data, mechanism=mechanism, settings=settings, output=noise_file, progress=bar
         ),
     )
     show(terminal.accuracy_line(learned.accuracy))

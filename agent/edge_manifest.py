@@ -78,7 +78,8 @@ class Stored(NamedTuple):
 class Description(NamedTuple):
     """What a manifest says: takes `input`, sends `cut` to the model called `model_name`, expects `answer`.
 
-    `wire` is None where the tensors of the cut travel as the float32 that they are.
+    `wire` is None where the tensors of the cut travel as the float32 that they are. `sticky` says that the same input
+    always gets the same noise.
     """
 
     model_name: str
@@ -92,6 +93,7 @@ class Description(NamedTuple):
     engines: Tuple[Engine, ...]
     files: Tuple[Stored, ...]
     wire: Optional[Wire] = None
+    sticky: bool = False
 
     @property
     def sent(self) -> Tuple[Tensor, ...]:
@@ -152,7 +154,7 @@ def _no_constant(name: str) -> float:
 
 
 _NEEDED = ("kind", "version", "model_name", "input", "pixels", "cut", "answer", "mechanism", "files")
-_OPTIONAL = ("target", "fallback", "engines", "wire", "seal")
+_OPTIONAL = ("target", "fallback", "engines", "wire", "sticky", "seal")
 _LEAST_STEP, _MOST_STEP = 1e-37, 1e37  # both they and their inverses are float32
 
 
@@ -184,6 +186,7 @@ def _description(values: Dict[str, Any]) -> Description:
         engines=engines,
         files=files,
         wire=None if values.get("wire") is None else _wire(values["wire"], len(cut)),
+        sticky=_truth("sticky", values.get("sticky", False)),
     )
 
 
@@ -205,6 +208,12 @@ def _list(what: str, values: Any, most: int) -> List[Any]:
 def _text(what: str, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or not value.isprintable():
         raise _Fault("{} is no name".format(what))
+    return value
+
+
+def _truth(what: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise _Fault("{} is neither true nor false".format(what))
     return value
 
 

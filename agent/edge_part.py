@@ -7,8 +7,12 @@ Noise is drawn in a thread of its own beside the partition, unless it was drawn 
 added where the activation lies, so that no activation without noise is ever copied back; but not where the rest of the
 model may have to run here (`with_rest`), which takes the activation as it is.
 
-Where the wire is int8, the noisy sums are rounded last. int8 has neither NaN nor infinities, so that an activation with
-any is refused before, whatever `allow_nonfinite` says.
+A mechanism may have its place at the input instead: [add noise][edge partition], what comes out being sent as it is.
+Nothing is then drawn beside the partition, and the rest of the model takes here what would have been sent. A map that
+a mechanism has is part of the partition, and what it gives without noise is what the rest takes here.
+
+Where the wire is int8, the noisy values are rounded last. int8 has neither NaN nor infinities, so that an activation
+with any is refused before, whatever `allow_nonfinite` says.
 """
 
 import contextlib
@@ -20,13 +24,15 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ..noise_kernels.building import BuildError, cache_folder, private_folder
+from ..noise_kernels.mechanism import MECHANISMS
 from . import cuda
 from .backends import BackendError, Runner, Settings, load_backend
 from .edge_manifest import Description, Engine, Tensor
 from .edge_side import EDGE_MODEL, NOISE, EdgeSide, Wanted
 from .gpu_runner import GpuRunner
 from .inputs import not_finite
-from .protect import MECHANISM, NoiseError, Protector
+from .protect import NoiseError, Protector
+from .sticky_key import sticky_secret
 
 PROCESSOR = "onnxruntime-cpu"
 MAX_THREADS = 1024
@@ -34,7 +40,10 @@ Arrays = List[Any]
 
 
 class Made(NamedTuple):
-    """What came of an input: `noisy` may be sent, `clean` is there for the rest of the model here alone."""
+    """What came of an input: `noisy` may be sent, `clean` is there for the rest of the model here alone.
+
+    With noise at the input both hold the same values.
+    """
 
     noisy: Arrays
     clean: Optional[Arrays]
@@ -75,9 +84,12 @@ class EdgePart:
         self.names = [tensor.name for tensor in side.description.cut]
         self.slowdown, self.allow_nonfinite, self.with_rest = slowdown, allow_nonfinite, with_rest
         self.noise_on = "the processor"
-        self.protector = _protector(side)
+        self.protector = _protector(side, cache)
         self._steps = self.protector.steps
-        self._one_by_one = side.description.target.batch == 1 or self.backend != PROCESSOR
+        self._at_input = self.protector.noise.place == "input"
+        # In a batch, the same input gives another activation by its last bits, and with it other sticky noise.
+        alone = self.protector.sticky and not self._at_input
+        self._one_by_one = side.description.target.batch == 1 or self.backend != PROCESSOR or alone
         self._held = contextlib.ExitStack()
         cache = cache or _default_cache(self.backend)
         try:
@@ -112,7 +124,7 @@ class EdgePart:
         if not isinstance(self.runner, GpuRunner):
             return False
         try:
-            self.runner.add_noise(self.protector.collection, cache, self._steps)
+            self.runner.add_noise(self.protector.noise, cache, self._steps, self.protector.sticky)
         except BackendError as error:
             self.noise_on = "the processor, since {}".format(error)
             return False
@@ -131,29 +143,50 @@ class EdgePart:
     def run(self, inputs: Any) -> Made:
         """The edge partition and the noise for checked inputs [batch, ...]. Raises InputError and BackendError."""
         start = time.perf_counter()
-        batch = len(inputs)
-        drawing = None if self._noisy_on_gpu or self.protector.drawn(batch) else self.draw(batch)
-        found = self._found(self.runner, {self.description.input.name: inputs}, self.names)
-        model_s = time.perf_counter() - start
-        activations = self._activations(found, batch)
-        if drawing is not None:
-            drawing.result()
-        if self._steps is not None and not self._noisy_on_gpu:
-            _check_finite(activations)
-        adding = time.perf_counter()
-        noisy = activations
-        if not self._noisy_on_gpu:
-            with np.errstate(over="ignore", invalid="ignore"):  # found right below
-                noisy = self.protector.add(activations)
-        add_s = time.perf_counter() - adding
+        noisy, clean, model_s, add_s = (self._noise_first if self._at_input else self._noise_last)(inputs)
         if not self.allow_nonfinite and self._steps is None:
             _check_finite(noisy)
         edge_s = hold(start, self.slowdown)
-        clean = activations if self.with_rest else None
-        return Made(noisy, clean, model_s * self.slowdown, add_s * self.slowdown, edge_s)
+        return Made(noisy, clean if self.with_rest else None, model_s * self.slowdown, add_s * self.slowdown, edge_s)
+
+    def _noise_last(self, inputs: Any) -> Tuple[Arrays, Arrays, float, float]:
+        """What is sent, what it is without noise, and the seconds of the model and of adding: noise at the cut."""
+        batch = len(inputs)
+        drawing = None if self._noisy_on_gpu or self.protector.drawn(batch) else self.draw(batch)
+        activations, model_s = self._computed(inputs)
+        if drawing is not None:
+            drawing.result()
+        if self._noisy_on_gpu:
+            return activations, activations, model_s, 0.0
+        if self._steps is not None:
+            _check_finite(activations)
+        start = time.perf_counter()
+        with np.errstate(over="ignore", invalid="ignore"):  # found by `run`
+            noisy = self.protector.add(activations)
+        return noisy, activations, model_s, time.perf_counter() - start
+
+    def _noise_first(self, inputs: Any) -> Tuple[Arrays, Arrays, float, float]:
+        """As `_noise_last`, for noise at the input; the seconds of adding have those of drawing in them."""
+        start = time.perf_counter()
+        (noisy,) = self.protector.add([inputs])
+        add_s = time.perf_counter() - start
+        activations, model_s = self._computed(noisy)
+        if self._steps is None:
+            return activations, activations, model_s, add_s
+        _check_finite(activations)
+        rounding = time.perf_counter()
+        sent = self.protector.rounded([array.copy() for array in activations])
+        return sent, activations, model_s, add_s + time.perf_counter() - rounding
+
+    def _computed(self, inputs: Any) -> Tuple[Arrays, float]:
+        """The edge partition's tensors, and the seconds that it took."""
+        start = time.perf_counter()
+        found = self._found(self.runner, {self.description.input.name: inputs}, self.names)
+        model_s = time.perf_counter() - start
+        return self._activations(found, len(inputs)), model_s
 
     def rest(self, clean: Arrays) -> Any:
-        """The answer of the cloud partition, run here on the activation without noise. Raises BackendError."""
+        """The answer of the cloud partition, run here on `Made.clean`. Raises BackendError."""
         if self._rest is None:
             raise BackendError("the cloud partition was not opened on this device")
         start = time.perf_counter()
@@ -187,9 +220,10 @@ class EdgePart:
     def draw(self, batch: int) -> "Optional[Future[float]]":
         """Have the noise for the next request drawn, in a thread of its own; its result is how long that took.
 
-        None where a GPU draws its own. Not in the caller's thread, because blocking calls wait best for an answer.
+        None where a GPU draws its own, and for sticky noise, which the request decides. Not in the caller's thread,
+        because blocking calls wait best for an answer.
         """
-        if self._noisy_on_gpu:
+        if self._noisy_on_gpu or self.protector.sticky:
             return None
         try:
             return self._drawing.submit(self._draw, batch)
@@ -274,19 +308,29 @@ def _settings(side: EdgeSide, backend: str, threads: int, cache: Optional[str]) 
     return Settings(threads=threads, precision=precision, cache=cache, engine=ready)
 
 
-def _protector(side: EdgeSide) -> Protector:
+def _protector(side: EdgeSide, cache: Optional[str]) -> Protector:
     """The noise of a side. Raises NoiseError where it is of another kind or another cut."""
-    description = side.description
-    if description.mechanism != MECHANISM:
+    description, where = side.description, "{}/{}".format(side.folder, NOISE)
+    if description.mechanism not in MECHANISMS:
         raise NoiseError(
-            "{} needs the noise mechanism '{}', this edgecut has '{}'".format(
-                side.folder, description.mechanism, MECHANISM
+            "{} needs the noise mechanism '{}', this edgecut has {}".format(
+                side.folder, description.mechanism, ", ".join(MECHANISMS)
             )
         )
     steps = None if description.wire is None else description.wire.steps
-    protector = Protector.load(side.files[NOISE], "{}/{}".format(side.folder, NOISE), steps)
-    if protector.collection.tensors != tuple((tensor.name, tensor.shape) for tensor in description.cut):
+    secret = sticky_secret(side.id, cache) if description.sticky else None
+    protector = Protector.load(side.files[NOISE], where, steps, secret)
+    noise = protector.noise
+    at_input = noise.place == "input"
+    if at_input and description.input.dtype != "float32":
         raise NoiseError(
-            "{}/{} is noise of another cut than its manifest's; write the bundle again".format(side.folder, NOISE)
+            "{} is noise for the model's input, which is {}; noise is added to float32, so fit it at the cut".format(
+                where, description.input.dtype
+            )
+        )
+    expected = (description.input,) if at_input else description.cut
+    if noise.mechanism != description.mechanism or noise.carriers != tuple((t.name, t.shape) for t in expected):
+        raise NoiseError(
+            "{} is noise of another cut or mechanism than its manifest's; write the bundle again".format(where)
         )
     return protector

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 
-from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.mechanism import Noise
 from ..noise_kernels.reference import inverse_step
 from .backends import BackendError, Runner
 from .cuda import LIBRARY, Device, Event, Stream, Tensor
@@ -62,27 +62,33 @@ class GpuRunner(Runner):
         self.results[name] = self._own(Tensor(self.device, shape, dtype))
 
     def add_noise(
-        self, collection: NoiseCollection, cache: Optional[str] = None, steps: Optional[Sequence[float]] = None
+        self,
+        noise: Noise,
+        cache: Optional[str] = None,
+        steps: Optional[Sequence[float]] = None,
+        sticky: bool = False,
     ) -> None:
-        """From now on add fresh noise of `collection` to the outputs, which must be the tensors of its cut.
+        """From now on add fresh `noise` to the outputs, which must be the tensors that it is for (its carriers).
 
         `cache` is a folder for the compiled kernels. With `steps`, one for each tensor, the outputs are int8, and a
-        run raises InputError where one was not finite before. Raises BackendError.
+        run raises InputError where one was not finite before. Raises BackendError, and for noise that cannot be made
+        here at all, which the caller then adds on the processor: that of the model's input, and `sticky` noise.
         """
+        _check_here(noise, sticky)
         shapes = {name: tensor.host.shape[1:] for name, tensor in self.results.items()}
         batches = {tensor.host.shape[:1] for tensor in self.results.values()}
         types = {tensor.host.dtype.name for tensor in self.results.values()}
-        if shapes != dict(collection.tensors) or len(batches) != 1 or types != {"float32"}:
+        if shapes != dict(noise.carriers) or len(batches) != 1 or types != {"float32"}:
             raise BackendError(
                 "the noise is for {} in float32, and the sub-model gives {} in {}; learn noise for this cut".format(
-                    dict(collection.tensors), shapes, ", ".join(sorted(types))
+                    dict(noise.carriers), shapes, ", ".join(sorted(types))
                 )
             )
         self.device.activate()
         self._beside, self._drawn = self._own(Stream(self.device)), self._own(Event(self.device))
-        self._order = [name for name, _ in collection.tensors]
+        self._order = [name for name, _ in noise.carriers]
         batch = next(iter(self.results.values())).host.shape[0]
-        self._noise = self._own(GpuNoise(self.device, collection, batch, cache))
+        self._noise = self._own(GpuNoise(self.device, noise, batch, cache))
         if steps is not None:
             self._inverse_steps = [float(inverse_step(step)) for step in steps]
             for name in self._order:
@@ -168,6 +174,14 @@ class GpuRunner(Runner):
             self.device.activate()
         with contextlib.suppress(BackendError):
             self._held.close()
+
+
+def _check_here(noise: Noise, sticky: bool) -> None:
+    """Raises BackendError where a runner cannot make this noise."""
+    if noise.place == "input":
+        raise BackendError("noise that is added to the model's input is made before the input reaches the GPU")
+    if sticky:
+        raise BackendError("noise that follows from what it is added to is made where that can be read, not on the GPU")
 
 
 def _as(dtype: Any, name: str, array: Any) -> Any:

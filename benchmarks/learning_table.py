@@ -171,7 +171,7 @@ def _row(network: Network, recipe: str, asked: argparse.Namespace) -> dict[str, 
             "loss_points": learned.accuracy.loss_points if trained else None,
             "loss_interval_points": learned.accuracy.loss_interval_points if trained else None,
             "learnable_percent": 100 * cut.elements / learned.model_parameters,
-            "mutual_information": _information(model, cut, learned.collection, data, asked) if trained else None,
+            "mutual_information": _information(model, cut, learned.noise, data, asked) if trained else None,
         }
 
 

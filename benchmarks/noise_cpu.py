@@ -10,6 +10,14 @@ sort_numpy -- sorting as fast as NumPy does it: 32 random bits a value from its 
 sort_chacha -- the same with random bits that may be used: OpenSSL's ChaCha20 under a new nonce for each request.
 numpy, c -- `noise_kernels.sampler.add_noise` with key, nonce and checks, by either implementation.
 floor -- what no sampler can save: take finished samples by rank, and add (NumPy's take and add).
+
+Then the same for independent noise, which `elements` in the result holds: for either law, without and (up to
+MIXED_SIZES' end) with a matrix, and with sticky seeds.
+
+pcg64 -- NumPy's default generator as one would write it: loc + scale * Generator.laplace (float64, the only one there
+    is) or Generator.standard_normal (float32), times the matrix by BLAS, added. It hides nothing, as said above.
+numpy, c -- `noise_kernels.sampler.add_noise` with fresh seeds, by either implementation.
+c_sticky -- the compiled one with seeds that follow from the activation (`noise_kernels.sticky`).
 """
 
 from __future__ import annotations
@@ -27,11 +35,16 @@ from machine import write_result
 
 from edgecut.noise_kernels import native
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import LAWS, ElementNoise
+from edgecut.noise_kernels.elements import reference_elements
 from edgecut.noise_kernels.randomness import NoiseStream
 from edgecut.noise_kernels.reference import reference_noise
 from edgecut.noise_kernels.sampler import add_noise, sample
+from edgecut.noise_kernels.sticky import StickyStream
 
 SIZES = (64, 120, 256, 480, 1176, 9216, 25088, 100352, 401408)
+ELEMENT_SIZES = (10, 120, 437, 9216, 100352)
+MIXED_SIZES = (10, 120, 437, 2048)
 DISTRIBUTIONS = 20
 Draw = Callable[[], object]
 
@@ -139,7 +152,11 @@ def measure(n: int, seconds: float) -> dict[str, dict[str, Any]]:
         "c": lambda: add_noise(collection, stream, activation, implementation="c"),
         "floor": floor(collection, activation),
     }
-    taken = timed(tasks, seconds)
+    return summary(timed(tasks, seconds))
+
+
+def summary(taken: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """What a size's row holds."""
     quartiles = {name: np.percentile(values, [25, 50, 75]) * 1e6 for name, values in taken.items()}
     medians = {name: float(values[1]) for name, values in quartiles.items()}
     return {
@@ -147,6 +164,62 @@ def measure(n: int, seconds: float) -> dict[str, dict[str, Any]]:
         "calls": {name: len(values) for name, values in taken.items()},
         "c_times_faster_than": {name: round(medians[name] / medians["c"], 2) for name in medians if name != "c"},
     }
+
+
+def elements_of(n: int, law: str, mixed: bool) -> ElementNoise:
+    """Random locations, scales and matrix."""
+    rng = np.random.default_rng(n)
+    mixing = rng.normal(size=(n, n)) / n**0.5 if mixed else None
+    loc, scale = rng.normal(size=n), rng.uniform(0.5, 2, n)
+    return ElementNoise("gaussian", law, loc, scale, [("x", (n,))], "sha256:" + "0" * 64, "x", mixing)
+
+
+def pcg64(noise: ElementNoise, activation: np.ndarray) -> Draw:
+    """Independent noise by NumPy's own generator."""
+    generator, n = np.random.default_rng(0), noise.values
+
+    def serve() -> np.ndarray:
+        if noise.law == "laplace":
+            u = generator.laplace(size=n).astype(np.float32)
+        else:
+            u = generator.standard_normal(n, dtype=np.float32)
+        u *= noise.scale
+        if noise.mixing is not None:
+            u = noise.mixing @ u
+        u += noise.loc
+        u += activation[0]
+        return u
+
+    return serve
+
+
+def measure_elements(n: int, law: str, mixed: bool, seconds: float) -> dict[str, dict[str, Any]]:
+    """All ways of independent noise at one size."""
+    noise, stream = elements_of(n, law, mixed), NoiseStream()
+    sticky = StickyStream(os.urandom(32), noise.digest.encode())
+    scale = noise.scale if noise.mixing is None else np.abs(noise.mixing) @ noise.scale
+    for implementation in ("c", "numpy"):
+        error = np.abs(
+            sample(noise, bytes(32), bytes(12), implementation) - reference_elements(noise, bytes(32), bytes(12))
+        )
+        assert (error <= 4e-6 * scale + 1e-6).all()  # and float32's rounding of the loc
+    activation = np.random.default_rng(1).normal(size=(1, n)).astype(np.float32)
+    tasks: dict[str, Draw] = {
+        "pcg64": pcg64(noise, activation),
+        "numpy": lambda: add_noise(noise, stream, activation, implementation="numpy"),
+        "c": lambda: add_noise(noise, stream, activation, implementation="c"),
+        "c_sticky": lambda: add_noise(noise, sticky, activation, implementation="c"),
+    }
+    return summary(timed(tasks, seconds))
+
+
+def show(name: str, row: dict[str, dict[str, Any]], first: bool) -> None:
+    """A size's line of the table, under the names where it is the first."""
+    if first:
+        print("median microseconds; in brackets: times what the compiled sampler takes\n" + " " * 20, end="")
+        print("".join(f"{name:>18}" for name in row["us"]))
+    ratios = {**row["c_times_faster_than"], "c": 1.0}
+    print(f"{name:20}" + "".join(f"{us[1]:9.1f} ({ratios[way]:6.2f})" for way, us in row["us"].items()))
 
 
 def main() -> None:
@@ -158,14 +231,16 @@ def main() -> None:
     if sampler is None:
         raise SystemExit(native.why_not())
     load_before = os.getloadavg()[0]
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for n in SIZES:
-        sizes[str(n)] = row = measure(n, options.seconds)
-        if len(sizes) == 1:
-            print("median microseconds; in brackets: times what the compiled sampler takes\n" + " " * 7, end="")
-            print("".join(f"{name:>18}" for name in row["us"]))
-        ratios = {**row["c_times_faster_than"], "c": 1.0}
-        print(f"{n:7}" + "".join(f"{us[1]:9.1f} ({ratios[name]:6.2f})" for name, us in row["us"].items()))
+        sizes[str(n)] = measure(n, options.seconds)
+        show(str(n), sizes[str(n)], len(sizes) == 1)
+    elements: dict[str, Any] = {}
+    for law in LAWS:
+        for n, mixed in [*((n, False) for n in ELEMENT_SIZES), *((n, True) for n in MIXED_SIZES)]:
+            name = f"{law} {n}{' mixed' if mixed else ''}"
+            elements[name] = measure_elements(n, law, mixed, options.seconds)
+            show(name, elements[name], len(elements) == 1)
     write_result(
         "noise_cpu",
         {
@@ -173,6 +248,7 @@ def main() -> None:
             "load_average_before": load_before,
             "us_are": "quartiles",
             "sizes": sizes,
+            "elements": elements,
         },
     )
 

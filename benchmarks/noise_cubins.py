@@ -16,7 +16,16 @@ from typing import Any
 from machine import write_result
 
 from edgecut.agent import nvrtc
-from edgecut.agent.gpu_noise import BLOCK_THREADS, RANKS, SHARED_BYTES, TILE_THREADS, source
+from edgecut.agent.gpu_noise import (
+    BLOCK_THREADS,
+    ELEMENT_THREADS,
+    MOST_MIXED,
+    RANKS,
+    SHARED_BYTES,
+    TILE_THREADS,
+    shared_floats_bytes,
+    source,
+)
 
 TARGETS = {
     "sm_61": "Titan Xp, Titan X (Pascal)",
@@ -36,17 +45,22 @@ KERNEL = re.compile(
 
 def table(log: str) -> dict[str, dict[str, int]]:
     """From what ptxas says: every kernel's figures."""
+    threads = {"edgecut_noise_block": BLOCK_THREADS, "edgecut_noise_elements": ELEMENT_THREADS}
+    shared_bytes = {
+        "edgecut_noise_block": SHARED_BYTES + 4 * (RANKS + 1) * (BLOCK_THREADS - 1),
+        "edgecut_noise_tiles": SHARED_BYTES,
+        "edgecut_noise_values": SHARED_BYTES,
+        "edgecut_noise_elements": shared_floats_bytes(ELEMENT_THREADS * RANKS),
+        "edgecut_noise_mixed": shared_floats_bytes(MOST_MIXED),
+    }
     found = {}
     for name, stack, stores, loads, registers in KERNEL.findall(log):
-        block = name == "edgecut_noise_block"
-        exchange = SHARED_BYTES if name in ("edgecut_noise_tiles", "edgecut_noise_values") else 0
-        largest = SHARED_BYTES + 4 * (RANKS + 1) * (BLOCK_THREADS - 1)
         found[name] = {
             "registers": int(registers),
             "stack_bytes": int(stack),
             "spilled_bytes": int(stores) + int(loads),
-            "threads": BLOCK_THREADS if block else TILE_THREADS,
-            "shared_bytes": largest if block else exchange,
+            "threads": threads.get(name, TILE_THREADS),
+            "shared_bytes": shared_bytes.get(name, 0),
         }
     return found
 

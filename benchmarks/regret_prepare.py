@@ -23,7 +23,7 @@ from edgecut.models.split import partitions, whole, with_uint8_input
 from edgecut.models.weights import refer
 from edgecut.noise_kernels.collection import NoiseCollection
 from edgecut.runtime.edge_files import EdgeModels, write_edge
-from edgecut.runtime.manifest import MANIFEST, MECHANISM, EdgeManifest, EdgeTarget, StoredFile
+from edgecut.runtime.manifest import MANIFEST, EdgeManifest, EdgeTarget, StoredFile
 from edgecut.runtime.repository import MODEL, write_model
 from edgecut.runtime.tensors import datatype_of
 
@@ -93,7 +93,7 @@ def _write_side(folder: Path, model: Model, cut: CutSpec, served: str, edge: byt
         pixels=model.spec.pixels,
         cut=cut.tensors,
         answer=model.spec.output,
-        mechanism=MECHANISM,
+        mechanism=collection.mechanism,
         target=EdgeTarget(),
         files=files,
     ).save(folder / MANIFEST)

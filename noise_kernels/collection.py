@@ -10,6 +10,7 @@ The file is an `.npz` with the members `header` (uint8: UTF-8 JSON), `loc` and `
 damage; it is no signature.
 """
 
+import math
 import operator
 import os
 import re
@@ -63,6 +64,10 @@ class NoiseCollection:
     """
 
     __slots__ = ("_prepared", "_ranks", "cut", "loc", "model_digest", "orders", "scale", "tensors")
+
+    mechanism = "shredder"
+    place = "cut"
+    map = None
 
     loc: np.ndarray
     scale: np.ndarray
@@ -120,6 +125,30 @@ class NoiseCollection:
     def n(self) -> int:
         """Elements that the noise covers, of all tensors together."""
         return int(self.orders.shape[1])
+
+    @property
+    def values(self) -> int:
+        """Values that the noise is added to: n, as this noise knows no map."""
+        return self.n
+
+    @property
+    def carriers(self) -> Tensors:
+        """The tensors that the noise is added to: the cut's own."""
+        return self.tensors
+
+    @property
+    def entropy_nats(self) -> float:
+        """The exact differential entropy of the noise for who has the collection and can tell which distribution it is.
+
+        n (1 + ln 2b) - ln n!: the order is known then, and with it one in n! ways to place the samples. The mean over
+        the distributions.
+        """
+        each = self.n * (1 + np.log(2 * self.scale.astype(np.float64))) - math.lgamma(self.n + 1)
+        return float(each.mean())
+
+    def deployed(self) -> "NoiseCollection":
+        """As an edge side has it: as it is."""
+        return self
 
     @property
     def ranks(self) -> np.ndarray:

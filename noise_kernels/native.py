@@ -10,22 +10,26 @@ import glob
 import os
 import pkgutil
 import threading
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 import numpy as np
 
 from .building import BuildError, build
 from .collection import NoiseCollection
+from .element_noise import LAWS, ElementNoise
+from .elements import reference_elements
+from .mechanism import Noise
 from .reference import reference_int8, reference_noise
 
 __all__ = ["PATHS", "Native", "load", "why_not"]
 
-VERSION = 1
+VERSION = 2
 PATHS = ("portable", "AVX2", "AVX-512")
 """The ways through noise.c by their numbers there; all give the same bits, and even the first is faster than NumPy."""
 
 _NOISE_TOLERANCE = 4e-6  # times the scale
-_TILE, _BLOCK = 256, 16
+_TILE, _BLOCK, _PANEL = 256, 16, 16
+_CACHE_LINE = 64
 # The quickest way from an array to an argument that points at it; the array must be writable.
 _BYTES: Any = ctypes.c_char * 1
 
@@ -44,10 +48,24 @@ class _Table(ctypes.Structure):
     ]
 
 
+class _ElementsTable(ctypes.Structure):
+    """struct edgecut_noise_elements"""
+
+    _fields_ = [
+        ("n", ctypes.c_uint64),
+        ("normal", ctypes.c_uint32),
+        ("silent", ctypes.c_uint32),
+        ("loc", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("mixing", ctypes.c_void_p),
+    ]
+
+
 class _Prepared:
     """A collection in the form that the library takes; kept with the collection, and gone with it."""
 
     __slots__ = ("_arrays", "address", "n", "scratch_bytes", "table")
+    elements = False
 
     def __init__(self, collection: NoiseCollection, path: int, scratch_bytes: int) -> None:
         loc, scale = np.ascontiguousarray(collection.loc), np.ascontiguousarray(collection.scale)
@@ -64,6 +82,38 @@ class _Prepared:
         self.address = ctypes.addressof(self.table)
         self.n = collection.n
         self.scratch_bytes = scratch_bytes
+
+
+class _PreparedElements:
+    """The same for independent noise."""
+
+    __slots__ = ("_arrays", "address", "n", "scratch_bytes", "table")
+    elements = True
+
+    def __init__(self, noise: ElementNoise, scratch_bytes: int) -> None:
+        loc, scale = np.ascontiguousarray(noise.loc), np.ascontiguousarray(noise.scale)
+        silent, self.n = not scale.any(), noise.values
+        panels = None if noise.mixing is None or silent else _panels(noise.mixing)
+        self._arrays = loc, scale, panels
+        mixing = None if panels is None else panels.ctypes.data
+        normal = int(noise.law == LAWS[1])
+        self.table = _ElementsTable(self.n, normal, int(silent), loc.ctypes.data, scale.ctypes.data, mixing)
+        self.address = ctypes.addressof(self.table)
+        self.scratch_bytes = scratch_bytes
+
+
+def _panels(mixing: np.ndarray) -> np.ndarray:
+    """The matrix as noise.c reads it, float32 [panels, n, _PANEL]: _PANEL rows at a time, 0 beyond the last."""
+    n = len(mixing)
+    count = (n + _PANEL - 1) // _PANEL
+    rows = np.zeros((count * _PANEL, n), dtype=np.float32)
+    rows[:n] = mixing
+    # Any place would do, but vectors across two cache lines take twice the time.
+    memory = np.empty(rows.nbytes + _CACHE_LINE, dtype=np.uint8)
+    memory = memory[-memory.ctypes.data % _CACHE_LINE :][: rows.nbytes]
+    panels = memory.view(np.float32).reshape(count, n, _PANEL)
+    panels[:] = rows.reshape(count, _PANEL, n).transpose(0, 2, 1)
+    return panels
 
 
 class _Scratch(threading.local):
@@ -83,13 +133,16 @@ class Native:
         try:
             version = int(self.library.edgecut_noise_version())
             self._fill, self._fill_traced = self.library.edgecut_noise_fill, self.library.edgecut_noise_fill_traced
+            self._fill_elements = self.library.edgecut_noise_fill_elements
             self._scratch_bytes = self.library.edgecut_noise_scratch_bytes
+            self._elements_scratch_bytes = self.library.edgecut_noise_elements_scratch_bytes
         except AttributeError as error:
             raise ValueError("{} is not the noise sampler".format(path)) from error
         if version != VERSION:
             raise ValueError("{} is version {} of the noise sampler, not {}".format(path, version, VERSION))
         pointer, size = ctypes.c_void_p, ctypes.c_uint64
         self._scratch_bytes.argtypes, self._scratch_bytes.restype = [size], size
+        self._elements_scratch_bytes.argtypes, self._elements_scratch_bytes.restype = [size, ctypes.c_int], size
         arguments: List[Any] = [
             pointer,
             ctypes.c_char_p,
@@ -102,6 +155,7 @@ class Native:
         ]
         self._fill.argtypes, self._fill.restype = arguments, None
         self._fill_traced.argtypes, self._fill_traced.restype = [*arguments, ctypes.c_uint32, pointer], None
+        self._fill_elements.argtypes, self._fill_elements.restype = [*arguments, ctypes.c_uint32], None
         self._scratch = _Scratch()
         self.path = path
         self.widest = int(self.library.edgecut_noise_widest_path())
@@ -109,7 +163,7 @@ class Native:
 
     def fill(
         self,
-        collection: NoiseCollection,
+        noise: Noise,
         key: bytes,
         nonces: bytes,
         activation: Optional[np.ndarray],
@@ -121,18 +175,20 @@ class Native:
         """Write a row of `out` for every nonce: noise, activation + noise, or (inverse_step) `reference_int8` of it.
 
         nonces -- one after the other, 12 bytes each. activation -- float32, out -- float32 or int8: C-contiguous,
-        aligned and writable, n elements for every nonce; `out` may be the activation, but not overlap it otherwise.
-        trace -- uint64 [batch, 2] for each request's distribution and M; way -- a number among PATHS: for tests.
+        aligned and writable, `values` elements for every nonce; `out` may be the activation, but not overlap it
+        otherwise.
+        trace -- uint64 [batch, 2] for each request's distribution and M, of a collection; way -- a number among PATHS:
+        for tests.
         """
         batch = len(nonces) // 12
         if len(key) != 32 or 12 * batch != len(nonces):
             raise ValueError(
                 "ChaCha20 got a key of {} and nonces of {} bytes; give it 32 and 12".format(len(key), len(nonces))
             )
-        prepared = collection._prepared
+        prepared = noise._prepared
         if prepared is None:
-            prepared = _Prepared(collection, self.widest, int(self._scratch_bytes(collection.n)))
-            object.__setattr__(collection, "_prepared", prepared)
+            prepared = self._prepare(noise)
+            object.__setattr__(noise, "_prepared", prepared)
         if (out.itemsize == 1) != (inverse_step > 0 and activation is not None):
             raise ValueError("int8 goes with an activation and a positive inverse_step, float32 with 0")
         if out.size != batch * prepared.n or (activation is not None and activation.size != out.size):
@@ -143,12 +199,22 @@ class Native:
             scratch.bytes, scratch.address = prepared.scratch_bytes, scratch.memory.ctypes.data
         source = None if activation is None else _BYTES.from_buffer(activation)
         target, memory = _BYTES.from_buffer(out), scratch.address
+        if prepared.elements:
+            number = self.widest if way is None else min(way, self.widest)
+            self._fill_elements(prepared.address, key, nonces, batch, source, target, inverse_step, memory, number)
+            return
         if way is None and trace is None:
             self._fill(prepared.address, key, nonces, batch, source, target, inverse_step, memory)
             return
         number = self.widest if way is None else min(way, self.widest)
         follow = None if trace is None else trace.ctypes.data
         self._fill_traced(prepared.address, key, nonces, batch, source, target, inverse_step, memory, number, follow)
+
+    def _prepare(self, noise: Noise) -> Union[_Prepared, _PreparedElements]:
+        if isinstance(noise, NoiseCollection):
+            return _Prepared(noise, self.widest, int(self._scratch_bytes(noise.n)))
+        mixed = int(noise.mixing is not None)
+        return _PreparedElements(noise, int(self._elements_scratch_bytes(noise.values, mixed)))
 
 
 # The outcome of the first `load`. Threads that come first together each try; the first to be done decides. No lock:
@@ -196,18 +262,29 @@ def _source() -> bytes:
 def _checked(path: str) -> Native:
     """The library at `path`, if its results are the reference's. Raises ValueError or OSError otherwise."""
     native = Native(path)
-    n, batch = 300, 2
     rng = np.random.RandomState(0)
-    orders = [rng.permutation(n) for _ in range(2)]
-    collection = NoiseCollection([0.5, -1.0], [1.0, 2.0], orders, [("x", (n,))], "sha256:" + "0" * 64, "x")
-    key, nonces = bytes(range(32)), [bytes([i]) * 12 for i in range(batch)]
-    activation = rng.standard_normal((batch, n)).astype(np.float32)
-    noise, sums, levels = np.empty_like(activation), activation.copy(), np.empty(activation.shape, dtype=np.int8)
-    native.fill(collection, key, b"".join(nonces), None, noise)
-    native.fill(collection, key, b"".join(nonces), sums, sums)
-    native.fill(collection, key, b"".join(nonces), activation, levels, 20.0)
-    expected = np.array([reference_noise(collection, key, nonce) for nonce in nonces])
-    right = np.abs(noise - expected).max() <= _NOISE_TOLERANCE  # false for NaN as well
-    if not (right and (sums == activation + noise).all() and (levels == reference_int8(sums, np.float32(20))).all()):
+    digest, many, few = "sha256:" + "0" * 64, [("x", (300,))], [("x", (45,))]
+    orders = [rng.permutation(300) for _ in range(2)]
+    right = _right(native, NoiseCollection([0.5, -1.0], [1.0, 2.0], orders, many, digest, "x"), reference_noise, 2)
+    loc, scale = rng.standard_normal(300), rng.uniform(0.5, 1, 300)
+    each = ElementNoise("cloak", "laplace", loc, scale, many, digest, "x")
+    right = right and _right(native, each, reference_elements, 2)
+    # 5 requests: a group of those that the matrix is read for once, and a single one.
+    mixing = rng.uniform(-0.1, 0.1, (45, 45))
+    mixed = ElementNoise("gaussian", "normal", loc[:45], scale[:45], few, digest, "x", mixing)
+    if not (right and _right(native, mixed, reference_elements, 5)):
         raise ValueError("{} does not give the noise it should".format(path))
     return native
+
+
+def _right(native: Native, noise: Noise, reference: Callable[[Any, bytes, bytes], np.ndarray], batch: int) -> bool:
+    """Whether the library gives the reference's noise, alone, added and in steps."""
+    key, nonces = bytes(range(32)), [bytes([i]) * 12 for i in range(batch)]
+    activation = np.random.RandomState(1).standard_normal((batch, noise.values)).astype(np.float32)
+    drawn, sums, levels = np.empty_like(activation), activation.copy(), np.empty(activation.shape, dtype=np.int8)
+    native.fill(noise, key, b"".join(nonces), None, drawn)
+    native.fill(noise, key, b"".join(nonces), sums, sums)
+    native.fill(noise, key, b"".join(nonces), activation, levels, 20.0)
+    expected = np.array([reference(noise, key, nonce) for nonce in nonces])
+    close = np.abs(drawn - expected).max() <= _NOISE_TOLERANCE  # false for NaN as well
+    return bool(close and (sums == activation + drawn).all() and (levels == reference_int8(sums, np.float32(20))).all())

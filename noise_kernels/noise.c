@@ -1,13 +1,18 @@
 /* The noise sampler in portable C99 with GCC's vector extensions: GCC 7 or clang, x86-64 or aarch64, libc only.
  *
- * What it computes is said in randomness.py (which random word serves what) and reference.py (the law). The same words
- * give the same noise as there, to within 4e-6 * scale; and every path below gives the same bits as every other, so
- * nothing here may be contracted, reordered or approximated by the compiler: -ffp-contract=off, never -ffast-math.
+ * What it computes is said in randomness.py (which random word serves what) and reference.py (the law) for a
+ * collection, and in elements.py for independent noise. The same words give the same noise as there, to within
+ * 4e-6 * scale; and every path below gives the same bits as every other, so nothing here may be contracted, reordered or
+ * approximated by the compiler: -ffp-contract=off, never -ffast-math.
  *
- * How. A tile is 256 ranks, which 16 blocks of ChaCha20 serve. A lane of a vector is a block, so vector j of a tile holds
- * word j of each block, and tiles stay in that order: rank r has its place at 256 * (r / 256) + 16 * (r % 16) +
- * r / 16 % 16. The caller's table holds places instead of ranks. Pass 1 draws every tile's exponential variates and
+ * How, for a collection. A tile is 256 ranks, which 16 blocks of ChaCha20 serve. A lane of a vector is a block, so
+ * vector j of a tile holds word j of each block, and tiles stay in that order: rank r has its place at
+ * 256 * (r / 256) + 16 * (r % 16) + r / 16 % 16. The caller's table holds places instead of ranks. Pass 1 draws every tile's exponential variates and
  * counts M; pass 2 sums outward from rank M, and writes loc + scale * sample; then each element takes its sample.
+ *
+ * How, for independent noise. Tile by tile: the variates in that order, which keeps the two words of a pair in one lane
+ * of two vectors; then the tile turned into the values' own order; then loc + scale * u, added and written at once.
+ * With a matrix, scale * u of up to GROUP requests is kept, and multiplied by a panel of PANEL rows at a time.
  *
  * This file includes itself, once for every number of lanes it is compiled for (LANES).
  */
@@ -19,6 +24,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
+#define SHARED __attribute__((noinline)) /* called from several places, and too long for a copy in each */
 #define JOIN_(name, lanes) name##_##lanes
 #define JOIN(name, lanes) JOIN_(name, lanes)
 #define NAME(name) JOIN(name, LANES)
@@ -30,7 +36,7 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-enum { TILE = 256, BLOCK = 16, VERSION = 1 };
+enum { TILE = 256, BLOCK = 16, PANEL = 16, GROUP = 4, VERSION = 2 };
 
 /* What stays the same from request to request. places: [distributions, n], uint16 or (wide) uint32. path: which way
  * through this file, at most edgecut_noise_widest_path(). */
@@ -42,6 +48,17 @@ struct edgecut_noise_table {
     const float *loc;
     const float *scale;
     const void *places;
+};
+
+/* The same for independent noise. normal: whether u is normal, Laplace otherwise. silent: whether every scale is 0, so
+ * that no word is drawn. mixing: [panels, n, PANEL], the matrix's rows PANEL at a time, 0 beyond the last; or NULL. */
+struct edgecut_noise_elements {
+    uint64_t n;
+    uint32_t normal;
+    uint32_t silent;
+    const float *loc;
+    const float *scale;
+    const float *mixing;
 };
 
 /* One request's: ChaCha20's state with counter 0; what to add the noise to, or NULL; where to, float32 or int8. */
@@ -135,6 +152,38 @@ static uint32_t choose(const uint32_t state[BLOCK], uint32_t distributions)
     return word % distributions;
 }
 
+typedef float four_t __attribute__((vector_size(16), may_alias));
+#if defined(__clang__)
+#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+typedef int32_t picks_t __attribute__((vector_size(16)));
+#define PICK(a, b, i, j, k, l) __builtin_shuffle(a, b, (picks_t){i, j, k, l})
+#endif
+
+/* The first `blocks` blocks of a tile from word j of each block to the words of block i: 16 by 16, transposed. */
+INLINE void turn(const float *tile, float *turned, uint64_t blocks)
+{
+    for (uint64_t i = 0; i < blocks; i += 4)
+        for (int j = 0; j < BLOCK; j += 4) {
+            const four_t a = *(const four_t *)(tile + BLOCK * j + i), b = *(const four_t *)(tile + BLOCK * (j + 1) + i);
+            const four_t c = *(const four_t *)(tile + BLOCK * (j + 2) + i);
+            const four_t d = *(const four_t *)(tile + BLOCK * (j + 3) + i);
+            const four_t ab = PICK(a, b, 0, 4, 1, 5), cd = PICK(c, d, 0, 4, 1, 5);
+            const four_t ab_high = PICK(a, b, 2, 6, 3, 7), cd_high = PICK(c, d, 2, 6, 3, 7);
+            float *to = turned + BLOCK * i + j;
+            *(four_t *)to = PICK(ab, cd, 0, 1, 4, 5);
+            *(four_t *)(to + BLOCK) = PICK(ab, cd, 2, 3, 6, 7);
+            *(four_t *)(to + 2 * BLOCK) = PICK(ab_high, cd_high, 0, 1, 4, 5);
+            *(four_t *)(to + 3 * BLOCK) = PICK(ab_high, cd_high, 2, 3, 6, 7);
+        }
+}
+
+/* n up to whole tiles. */
+INLINE uint64_t padded(uint64_t n)
+{
+    return (n + TILE - 1) / TILE * TILE;
+}
+
 /* Which way pass 2 goes from rank M, and what the last loop writes. */
 enum { LEFT, RIGHT };
 enum { NOISE, SUMS, LEVELS };
@@ -166,14 +215,15 @@ enum { NOISE, SUMS, LEVELS };
 struct path {
     uint64_t (*serve)(const struct edgecut_noise_table *, const struct request *, uint32_t, float *);
     void (*words)(const uint32_t *, uint32_t *);
+    void (*elements)(const struct edgecut_noise_elements *, const struct request *, int, float *);
 };
 
 /* In the order of their numbers: 0 portable, 1 AVX2, 2 AVX-512. */
 static const struct path PATHS[] = {
-    {serve_4, words_4},
+    {serve_4, words_4, elements_4},
 #if defined(__x86_64__) && !defined(EDGECUT_NOISE_PORTABLE)
-    {serve_8, words_8},
-    {serve_16, words_16},
+    {serve_8, words_8, elements_8},
+    {serve_16, words_16, elements_16},
 #endif
 };
 
@@ -199,7 +249,7 @@ EXPORT int edgecut_noise_widest_path(void)
 /* Bytes of working memory for requests of n elements. */
 EXPORT uint64_t edgecut_noise_scratch_bytes(uint64_t n)
 {
-    return (n + TILE - 1) / TILE * TILE * sizeof(float) + 64;
+    return padded(n) * sizeof(float) + 64;
 }
 
 /* The 16 blocks from `counter` on, uint32 [16, 16], as the path `path` makes them: for tests. */
@@ -254,11 +304,44 @@ EXPORT void edgecut_noise_fill(const struct edgecut_noise_table *table, const ui
     edgecut_noise_fill_traced(table, key, nonces, batch, activation, out, inverse_step, scratch, table->path, NULL);
 }
 
+/* Bytes of working memory for edgecut_noise_fill_elements. */
+EXPORT uint64_t edgecut_noise_elements_scratch_bytes(uint64_t n, int mixed)
+{
+    return (2 * TILE + (mixed ? GROUP * padded(n) : 0)) * sizeof(float) + 64;
+}
+
+/* As edgecut_noise_fill, for independent noise, by the path `path`; scratch: edgecut_noise_elements_scratch_bytes. */
+EXPORT void edgecut_noise_fill_elements(const struct edgecut_noise_elements *table, const uint8_t *key,
+                                        const uint8_t *nonces, uint64_t batch, const float *activation, void *out,
+                                        float inverse_step, void *scratch, uint32_t path)
+{
+    float *memory = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
+    const int in_steps = inverse_step > 0, mixed = table->mixing && !table->silent;
+    struct request group[GROUP];
+    for (uint64_t row = 0; row < batch;) {
+        /* The matrix is read once for a whole group. */
+        const int count = mixed && batch - row >= GROUP ? GROUP : 1;
+        for (int i = 0; i < count; i++, row++) {
+            uint64_t start = row * table->n;
+            set_state(group[i].state, key, nonces + 12 * row, 0);
+            group[i].activation = activation ? activation + start : NULL;
+            group[i].sums = in_steps ? NULL : (float *)out + start;
+            group[i].levels = in_steps ? (int8_t *)out + start : NULL;
+            group[i].inverse_step = inverse_step;
+        }
+        PATHS[path].elements(table, group, count, memory);
+    }
+    wipe(scratch, edgecut_noise_elements_scratch_bytes(table->n, table->mixing != NULL));
+    wipe(group, sizeof group);
+    wipe_stack();
+}
+
 #else /* LANES: what follows is compiled for each number of lanes. */
 
 typedef uint32_t NAME(words_t) __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t NAME(masks_t) __attribute__((vector_size(4 * LANES), may_alias));
 typedef float NAME(floats_t) __attribute__((vector_size(4 * LANES), may_alias));
+typedef float NAME(anywhere_t) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define WORDS NAME(words_t)
 #define MASKS NAME(masks_t)
 #define FLOATS NAME(floats_t)
@@ -407,6 +490,22 @@ INLINE TARGET double NAME(outward)(float *tile, int way, int partial, uint64_t s
     return sum;
 }
 
+/* Element i's noise x to where it goes. */
+INLINE TARGET void NAME(write)(const float *activation, float *sums, int8_t *levels, float inverse_step, uint64_t i,
+                               float x, int what)
+{
+    if (what != NOISE)
+        x = activation[i] + x;
+    if (what != LEVELS) {
+        sums[i] = x;
+    } else {
+        x *= inverse_step;
+        x = x > -128.0f ? x : -128.0f; /* NaN becomes -128, too */
+        x = x < 127.0f ? x : 127.0f;
+        levels[i] = (int8_t)(int32_t)(x + 12582912.0f - 12582912.0f); /* 1.5 * 2^23: rounds half to even */
+    }
+}
+
 /* Give each element its sample. */
 INLINE TARGET void NAME(put)(const float *samples, const struct edgecut_noise_table *table, uint32_t distribution,
                              const struct request *request, int wide, int what)
@@ -421,16 +520,7 @@ INLINE TARGET void NAME(put)(const float *samples, const struct edgecut_noise_ta
     INDEPENDENT
     for (uint64_t i = 0; i < n; i++) {
         float x = samples[wide ? (int32_t)wide_places[i] : (int32_t)narrow_places[i]];
-        if (what != NOISE)
-            x = activation[i] + x;
-        if (what != LEVELS) {
-            sums[i] = x;
-        } else {
-            x *= inverse_step;
-            x = x > -128.0f ? x : -128.0f; /* NaN becomes -128, too */
-            x = x < 127.0f ? x : 127.0f;
-            levels[i] = (int8_t)(int32_t)(x + 12582912.0f - 12582912.0f); /* 1.5 * 2^23: rounds half to even */
-        }
+        NAME(write)(activation, sums, levels, inverse_step, i, x, what);
     }
 }
 
@@ -474,6 +564,180 @@ static TARGET uint64_t NAME(serve)(const struct edgecut_noise_table *table, cons
         NAME(put)(tiles, table, distribution, request, 0, LEVELS);
     }
     return negatives;
+}
+
+/* Cosine and sine of 2 pi ((w >> 9) + 1/2) * 2^-23, each within 9e-8 (tried for every word).
+ *
+ * The angle is that many quarter turns, from 0 to 4, and z eighths of a turn; z is exact, from -1 to 1. The polynomials
+ * for cos(z pi / 4) and sin(z pi / 4) / z in z^2 were fitted for this file, for the smallest greatest relative error.
+ */
+INLINE TARGET void NAME(circle)(WORDS w, FLOATS *cosine, FLOATS *sine)
+{
+    const WORDS angle = w >> 8 | 1, quarters = (angle + (1 << 21)) >> 22; /* the angle: 2^24 a turn */
+    /* 2^23 + 2^21 and on, as the difference may be negative. */
+    const FLOATS z = ((FLOATS)((angle - (quarters << 22) + 0x4b200000)) - 10485760.0f) * 0x1p-21f, square = z * z;
+    FLOATS c = square * 0x1.d9d57ep-19f + -0x1.55c5ep-12f;
+    FLOATS s = square * -0x1.2d9302p-15f + 0x1.465e92p-9f;
+    c = c * square + 0x1.03c1dep-6f;
+    s = s * square + -0x1.4abbbap-4f;
+    c = c * square + -0x1.3bd3ccp-2f;
+    s = s * square + 0x1.921fb6p-1f;
+    c = c * square + 1.0f;
+    s = s * z;
+    /* An odd number of quarters makes one of the other; the second and third quarter have the signs' bits. */
+    const WORDS swap = -(quarters & 1);
+    *cosine = (FLOATS)((((WORDS)s & swap) | ((WORDS)c & ~swap)) ^ (((quarters + 1) & 2) << 30));
+    *sine = (FLOATS)((((WORDS)c & swap) | ((WORDS)s & ~swap)) ^ ((quarters & 2) << 30));
+}
+
+/* u of Laplace's law: E with the word's lowest bit as its sign. */
+INLINE TARGET void NAME(two_sided)(const WORDS x[BLOCK], float *tile)
+{
+    for (int j = 0; j < BLOCK; j++)
+        *(WORDS *)(tile + BLOCK * j) = (WORDS)NAME(exponentials)(x[j]) ^ x[j] << 31;
+}
+
+/* u of the normal law, by pairs of words. */
+INLINE TARGET void NAME(pairs)(const WORDS x[BLOCK], float *tile)
+{
+    float radius[BLOCK / 2 * LANES] __attribute__((aligned(64)));
+    for (int p = 0; p < BLOCK / 2; p++)
+        *(FLOATS *)(radius + LANES * p) = NAME(exponentials)(x[2 * p]) * 2.0f;
+    for (int i = 0; i < BLOCK / 2 * LANES; i++)
+        radius[i] = __builtin_sqrtf(radius[i]); /* exactly rounded, an instruction; vectors have no operator for it */
+    for (int p = 0; p < BLOCK / 2; p++) {
+        const FLOATS r = *(const FLOATS *)(radius + LANES * p);
+        FLOATS cosine, sine;
+        NAME(circle)(x[2 * p + 1], &cosine, &sine);
+        *(FLOATS *)(tile + BLOCK * 2 * p) = r * cosine;
+        *(FLOATS *)(tile + BLOCK * (2 * p + 1)) = r * sine;
+    }
+}
+
+/* u of the values from `start` on, of n, up to a tile of them, to `values`; both have room for a tile. */
+static TARGET SHARED void NAME(standard)(const uint32_t state[BLOCK], int normal, uint64_t start, uint64_t n,
+                                         float *tile, float *values)
+{
+    const uint64_t blocks = n - start < TILE ? (n - start + BLOCK - 1) / BLOCK : BLOCK;
+    for (uint64_t lane = 0; lane < blocks; lane += LANES) {
+        WORDS x[BLOCK];
+        NAME(blocks)(state, (uint32_t)(start / BLOCK + lane) + 1, x);
+        if (normal)
+            NAME(pairs)(x, tile + lane);
+        else
+            NAME(two_sided)(x, tile + lane);
+    }
+    turn(tile, values, blocks);
+}
+
+/* loc + scale * u, or loc + what is scaled already, to where it goes: the elements from `start` on, `count` of them. */
+INLINE TARGET void NAME(give)(const struct edgecut_noise_elements *table, const struct request *request,
+                              const float *values, int scaled, uint64_t start, uint64_t count, int what)
+{
+    const float *loc = table->loc + start, *scale = table->scale + start;
+    const float *activation = what == NOISE ? NULL : request->activation + start;
+    float *sums = what == LEVELS ? NULL : request->sums + start;
+    int8_t *levels = what == LEVELS ? request->levels + start : NULL;
+    const float inverse_step = request->inverse_step;
+    INDEPENDENT
+    for (uint64_t i = 0; i < count; i++)
+        NAME(write)(activation, sums, levels, inverse_step, i, loc[i] + (scaled ? values[i] : scale[i] * values[i]),
+                    what);
+}
+
+/* Requests without a matrix. */
+INLINE TARGET void NAME(plain)(const struct edgecut_noise_elements *table, const struct request *request, int what,
+                               float *memory)
+{
+    const uint64_t n = table->n;
+    float *values = memory + TILE;
+    if (table->silent)
+        memset(values, 0, TILE * sizeof(float));
+    for (uint64_t start = 0; start < n; start += TILE) {
+        if (!table->silent)
+            NAME(standard)(request->state, (int)table->normal, start, n, memory, values);
+        NAME(give)(table, request, values, 0, start, n - start < TILE ? n - start : TILE, what);
+    }
+}
+
+/* The first `width` of a panel's rows times each request's values, [PANEL] for a request to `mixed`. Every sum goes
+ * from the first column to the last in float32, whatever the path and however many requests there are. */
+INLINE TARGET void NAME(product)(const float *panel, const float *values, uint64_t n, int requests, int width,
+                                 float *mixed)
+{
+    FLOATS sums[GROUP * PANEL / LANES];
+    const int vectors = width / LANES;
+    for (int i = 0; i < requests * vectors; i++)
+        sums[i] = SPLAT(FLOATS, 0);
+    for (uint64_t k = 0; k < n; k++, panel += PANEL)
+        for (int v = 0; v < vectors; v++) {
+            const FLOATS column = *(const NAME(anywhere_t) *)(panel + LANES * v);
+            for (int r = 0; r < requests; r++)
+                sums[r * vectors + v] += column * values[r * padded(n) + k];
+        }
+    for (int r = 0; r < requests; r++)
+        for (int v = 0; v < vectors; v++)
+            *(FLOATS *)(mixed + PANEL * r + LANES * v) = sums[r * vectors + v];
+}
+
+static TARGET SHARED void NAME(product_of_one)(const float *panel, const float *values, uint64_t n, float *mixed)
+{
+    NAME(product)(panel, values, n, 1, PANEL, mixed);
+}
+
+static TARGET SHARED void NAME(product_of_group)(const float *panel, const float *values, uint64_t n, float *mixed)
+{
+    const int width = LANES == 4 ? PANEL / 2 : PANEL; /* no more sums than there are registers */
+    for (int first = 0; first < PANEL; first += width)
+        NAME(product)(panel + first, values, n, GROUP, width, mixed + first);
+}
+
+/* Up to GROUP requests with a matrix. */
+INLINE TARGET void NAME(mix)(const struct edgecut_noise_elements *table, const struct request *group, int count,
+                             int what, float *memory)
+{
+    float mixed[GROUP * PANEL] __attribute__((aligned(64)));
+    const uint64_t n = table->n;
+    float *values = memory + 2 * TILE;
+    for (int r = 0; r < count; r++)
+        for (uint64_t start = 0; start < n; start += TILE) {
+            const uint64_t here = n - start < TILE ? n - start : TILE;
+            float *scaled = values + r * padded(n) + start;
+            NAME(standard)(group[r].state, (int)table->normal, start, n, memory, scaled);
+            for (uint64_t i = 0; i < here; i++)
+                scaled[i] *= table->scale[start + i];
+        }
+    for (uint64_t start = 0; start < n; start += PANEL) {
+        const float *panel = table->mixing + start * n;
+        if (count < GROUP)
+            NAME(product_of_one)(panel, values, n, mixed);
+        else
+            NAME(product_of_group)(panel, values, n, mixed);
+        for (int r = 0; r < count; r++)
+            NAME(give)(table, group + r, mixed + PANEL * r, 1, start, n - start < PANEL ? n - start : PANEL, what);
+    }
+    wipe(mixed, sizeof mixed);
+}
+
+/* One request, or with a matrix up to GROUP, from their states to their rows of the output. */
+static TARGET void NAME(elements)(const struct edgecut_noise_elements *table, const struct request *group, int count,
+                                  float *memory)
+{
+    const int what = group->levels ? LEVELS : group->activation ? SUMS : NOISE;
+    if (table->mixing && !table->silent) {
+        if (what == NOISE)
+            NAME(mix)(table, group, count, NOISE, memory);
+        else if (what == SUMS)
+            NAME(mix)(table, group, count, SUMS, memory);
+        else
+            NAME(mix)(table, group, count, LEVELS, memory);
+    } else if (what == NOISE) {
+        NAME(plain)(table, group, NOISE, memory);
+    } else if (what == SUMS) {
+        NAME(plain)(table, group, SUMS, memory);
+    } else {
+        NAME(plain)(table, group, LEVELS, memory);
+    }
 }
 
 #undef WORDS

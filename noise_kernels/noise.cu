@@ -1,19 +1,27 @@
-/* The noise of a request on a GPU: drawn without sorting, added to the activation.
+/* The noise of a request on a GPU: drawn, a collection's without sorting, and added to the activation.
 
-   What is drawn is in reference.py (`sorted_laplace`), which random word serves what in randomness.py. One source for
-   nvcc, for NVRTC (meant: 10.2 to 13; tried: 11.8, 12.9, 13.5), and for a C++ compiler that is given CUDA's words:
-   nothing is included.
+   What is drawn is in reference.py (`sorted_laplace`) for a collection and in elements.py for independent values; which
+   random word serves what in randomness.py and again elements.py. One source for nvcc, for NVRTC (meant: 10.2 to 13;
+   tried: 11.8, 12.9, 13.5), and for a C++ compiler that is given CUDA's words: nothing is included.
 
-   A thread owns 16 ranks, the words of one ChaCha20 block, in its registers. Threads of a block, or tiles of 4096
-   ranks, need of each other only how many of their samples are negative, whose sum is M, and then the sums of their
-   steps. Sums between threads are 64-bit integers in units of 2^-48: they are exact in whatever order they are
-   taken, so the one-block kernel and the tiled ones give the same bits, and a prefix minus its value at M loses
-   nothing, however far out. Inside a thread it is float32, rounded as IEEE 754 says and never contracted: the same bits
-   from whatever compiler, on whatever processor.
+   A thread owns 16 ranks, or values: the words of one ChaCha20 block, in its registers. Inside a thread it is float32,
+   rounded as IEEE 754 says and never contracted: the same bits from whatever compiler, on whatever processor.
+
+   Collections: threads of a block, or tiles of 4096 ranks, need of each other only how many of their samples are
+   negative, whose sum is M, and then the sums of their steps. Sums between threads are 64-bit integers in units of
+   2^-48: they are exact in whatever order they are taken, so the one-block kernel and the tiled ones give the same
+   bits, and a prefix minus its value at M loses nothing, however far out.
 
        n <= 10224   edgecut_noise_block                      one launch, one block a request
        else         edgecut_noise_tiles, _values, _gather    three launches, with E and the samples in global memory
-       either       edgecut_noise_add                        adds what was drawn before, where that could be done early
+
+   Independent values need nothing of each other, unless a matrix mixes them. Then every block draws all values of the
+   request for itself, which spares a launch and global memory, and gives 64 of the sums, each in one fixed order.
+
+       no matrix    edgecut_noise_elements                   one launch, a block for 1024 values of a request
+       a matrix     edgecut_noise_mixed                      one launch, a block for 64, and 8192 at most in all
+
+   All:             edgecut_noise_add                        adds what was drawn before, where that could be done early
 
    Where an activation is null the noise itself is written, in the order of the elements, to be added later. Where
    `inverse_step` is not 0 the result is int8: clamp(rint((activation + noise) * inverse_step), -128, 127).
@@ -23,11 +31,13 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
-#define RANKS 16            /* of a thread: the words of a ChaCha20 block */
+#define RANKS 16            /* of a thread, or values: the words of a ChaCha20 block */
 #define MOST_ROWS 64        /* requests of a launch */
 #define BLOCK_THREADS 640   /* of edgecut_noise_block at most: block 0 and 10224 ranks; 48 registers each on a TX2 */
 #define TILE_THREADS 256
 #define TILE (TILE_THREADS * RANKS)
+#define ELEMENT_THREADS 64
+#define MIXED_ROWS 64       /* of the matrix, for a block of edgecut_noise_mixed */
 #define MOST_WARPS (BLOCK_THREADS / 32)
 #define SHARED_BYTES 640    /* of `Exchange`, before the samples */
 #define ALL_LANES 0xffffffffu
@@ -43,6 +53,14 @@ struct Tables {
     const float *scale;
     u32 n;
     u32 distributions;
+};
+
+struct Elements {
+    const float *loc;       /* [values] */
+    const float *scale;     /* [values] */
+    const float *mixing;    /* [values][values], or null */
+    u32 values;
+    u32 normal;             /* the law: 1 for standard normal, 0 for Laplace */
 };
 
 struct Scratch {
@@ -339,6 +357,95 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS)
 extern "C" __global__ void __launch_bounds__(TILE_THREADS)
     edgecut_noise_gather32(Tables tables, Scratch scratch, const float *activation, void *out, float inverse_step) {
     gather<u32>(tables, scratch, activation, out, inverse_step);
+}
+
+/* The cosine and the sine of 2 pi ((w >> 9) + 1/2) 2^-23, to 1e-7. The angle is whole quarters of a turn and x of one,
+   |x| <= 1/2, both exactly; the polynomials were fitted here, for the least error relative to either. */
+static __device__ __forceinline__ void direction(u32 w, float *cosine, float *sine) {
+    u32 angle = (w >> 9) * 2 + 1; /* 2^24 are a turn */
+    u32 quarter = (angle + 0x200000u) >> 22;
+    float x = __fmul_rn((float)((int)angle - (int)(quarter << 22)), 2.38418579e-7f);
+    float square = __fmul_rn(x, x);
+    float s = -0.00460172f;
+    s = __fmaf_rn(s, square, 0.07968006f);
+    s = __fmaf_rn(s, square, -0.64596346f);
+    s = __fmul_rn(x, __fmaf_rn(s, square, 1.57079632f));
+    float c = 0.000903955907f;
+    c = __fmaf_rn(c, square, -0.0208602824f);
+    c = __fmaf_rn(c, square, 0.253669246f);
+    c = __fmaf_rn(c, square, -1.23370054f);
+    c = __fmaf_rn(c, square, 1.0f);
+    bool swapped = quarter & 1u;
+    *cosine = swapped ? s : c;
+    *sine = swapped ? c : s;
+    if ((quarter + 1) & 2u) *cosine = -*cosine;
+    if (quarter & 2u) *sine = -*sine;
+}
+
+/* The 16 standard variates that block 1 + `block` of a request serves: Laplace, or normal by Box and Muller. */
+static __device__ __forceinline__ void variates(const Seeds &seeds, u32 row, u32 block, u32 normal, float *values) {
+    u32 words[RANKS];
+    chacha20(seeds, row, 1 + block, words);
+    if (!normal) {
+        for (u32 j = 0; j < RANKS; j++) {
+            float e = exponential(words[j]);
+            values[j] = words[j] & 1u ? -e : e;
+        }
+        return;
+    }
+    for (u32 j = 0; j < RANKS; j += 2) {
+        float radius = __fsqrt_rn(__fmul_rn(2.0f, exponential(words[j]))), cosine, sine;
+        direction(words[j + 1], &cosine, &sine);
+        values[j] = __fmul_rn(radius, cosine);
+        values[j + 1] = __fmul_rn(radius, sine);
+    }
+}
+
+/* Where value i lies in shared memory. A place is skipped after every 32, so that the lanes of a warp meet different
+   banks both where they write, 16 values apart, and where they read, side by side. */
+static __device__ __forceinline__ u32 place(u32 i) {
+    return i + i / 32;
+}
+
+/* Independent values. Grid: 1024 values by requests. Dynamic shared memory: 33 floats for every 32 values. */
+extern "C" __global__ void __launch_bounds__(ELEMENT_THREADS)
+    edgecut_noise_elements(Seeds seeds, Elements elements, const float *activation, void *out, float inverse_step) {
+    float *drawn = (float *)shared_memory;
+    const u32 row = blockIdx.y, n = elements.values, start = blockIdx.x * ELEMENT_THREADS * RANKS;
+    const u32 mine = threadIdx.x * RANKS, left = n - start;
+    if (mine < left) {
+        float values[RANKS];
+        variates(seeds, row, (start + mine) / RANKS, elements.normal, values);
+        for (u32 j = 0; j < RANKS; j++) drawn[place(mine + j)] = values[j];
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < left && i < ELEMENT_THREADS * RANKS; i += ELEMENT_THREADS) {
+        float noise = __fmaf_rn(elements.scale[start + i], drawn[place(i)], elements.loc[start + i]);
+        put(out, activation, row * n + start + i, noise, inverse_step);
+    }
+}
+
+/* Values that a matrix mixes, a warp for each sum in turn. Grid: MIXED_ROWS values by requests. Dynamic shared memory:
+   33 floats for every 32 values, which are made up to whole 16s. */
+extern "C" __global__ void __launch_bounds__(TILE_THREADS)
+    edgecut_noise_mixed(Seeds seeds, Elements elements, const float *activation, void *out, float inverse_step) {
+    float *drawn = (float *)shared_memory;
+    const u32 row = blockIdx.y, n = elements.values, lane = threadIdx.x % 32;
+    for (u32 first = threadIdx.x * RANKS; first < n; first += TILE) {
+        float values[RANKS];
+        variates(seeds, row, first / RANKS, elements.normal, values);
+        for (u32 j = 0; j < RANKS; j++)
+            drawn[place(first + j)] = __fmul_rn(first + j < n ? elements.scale[first + j] : 0.0f, values[j]);
+    }
+    __syncthreads();
+    const u32 start = blockIdx.x * MIXED_ROWS, end = n - start < MIXED_ROWS ? n : start + MIXED_ROWS;
+    for (u32 i = start + threadIdx.x / 32; i < end; i += TILE_THREADS / 32) {
+        const float *weights = elements.mixing + (u64)i * n;
+        float sum = 0.0f;
+        for (u32 j = lane; j < n; j += 32) sum = __fmaf_rn(weights[j], drawn[place(j)], sum);
+        sum = warp_sum(sum);
+        if (lane == 0) put(out, activation, row * n + i, __fadd_rn(elements.loc[i], sum), inverse_step);
+    }
 }
 
 /* Noise that was drawn before, [row][n], to one tensor of the cut: its `size` elements from `offset` on. `broken`, where

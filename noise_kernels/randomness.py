@@ -126,6 +126,10 @@ class NoiseStream:
         runs.append((key, _nonces(first, count)))
         return runs
 
+    def runs_for(self, rows: np.ndarray) -> List[Tuple[bytes, bytes]]:
+        """As `next_runs`, for the rows that the noise will be added to; here they do not matter (see `sticky`)."""
+        return self.next_runs(len(rows))
+
     def _current(self) -> _Secret:
         """This process's secret: a new one after a fork, where parent and child would give out the same nonces.
 

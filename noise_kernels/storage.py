@@ -13,7 +13,7 @@ import json
 import re
 import struct
 import zipfile
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ __all__ = [
     "pack_orders",
     "packed_bytes",
     "read_header",
+    "read_json",
     "read_members",
     "unpack_orders",
     "write_members",
@@ -196,21 +197,27 @@ def contents_digest(header: Dict[str, Any], members: Dict[str, np.ndarray]) -> s
 
 
 def read_header(text: bytes) -> Dict[str, Any]:
-    """The header's fields, of the right names and types. Raises ValueError."""
+    """A collection's header: fields of the right names and types. Raises ValueError."""
+    header = read_json(text, FORMAT, VERSION, _FIELDS)
+    if any(type(header[name]) is not int for name in ("distributions", "n")):
+        raise ValueError("its distributions and n are not integers")
+    return header
+
+
+def read_json(text: bytes, kind: str, version: int, fields: Set[str]) -> Dict[str, Any]:
+    """A header of that format and version with exactly these fields, `tensors` among them. Raises ValueError."""
     if len(text) > _MAX_HEADER_BYTES:
         raise ValueError("its header is longer than 64 KB")
     try:
         header = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its header is not JSON ({error})") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"its header does not say format {FORMAT}")
-    if type(header.get("version")) is not int or header["version"] != VERSION:
-        raise ValueError(f"its format version is {ascii(header.get('version'))[:20]} and this program reads {VERSION}")
-    if set(header) != _FIELDS:
-        raise ValueError(f"its header does not have exactly the fields {', '.join(sorted(_FIELDS))}")
-    if any(type(header[name]) is not int for name in ("distributions", "n")):
-        raise ValueError("its distributions and n are not integers")
+    if not isinstance(header, dict) or header.get("format") != kind:
+        raise ValueError(f"its header does not say format {kind}")
+    if type(header.get("version")) is not int or header["version"] != version:
+        raise ValueError(f"its format version is {ascii(header.get('version'))[:20]} and this program reads {version}")
+    if set(header) != fields:
+        raise ValueError(f"its header does not have exactly the fields {', '.join(sorted(fields))}")
     tensors = header["tensors"]
     if not isinstance(tensors, list) or any(not isinstance(t, dict) or set(t) != {"name", "shape"} for t in tensors):
         raise ValueError("its tensors are not a list of names and shapes")

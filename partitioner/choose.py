@@ -20,6 +20,7 @@ from . import explain
 from .cost import Circumstances, Way, amounts, cost
 from .limits import breaches, breaks_anywhere, check_leakage, infeasible, stated
 from .link import Link, load_link
+from .noises import Given, planned_noises
 from .pareto import front
 from .plan import CutCost, Device, Limits, Objective, Plan, Quantity, Risk, Serving, Wire
 from .ranking import Aim, Ranking
@@ -54,6 +55,7 @@ def plan(
     cloud_load: float = 1.0,
     jpeg_bytes: int | None = None,
     consider: Iterable[CutSpec] = (),
+    noises: Sequence[Given] = (),
     serving: Serving = SERVING,
     output: str | os.PathLike[str] | None = None,
 ) -> Plan:
@@ -61,9 +63,11 @@ def plan(
 
     `edge_slowdown` multiplies all edge times (and with them the edge's energy), `cloud_load` the cloud's. `leakage` is
     bits by cut, `sweeps` are (quantity, low, high) in bit/s, seconds or factors, `jpeg_bytes` is the mean size of an
-    input as JPEG, for models that take photographs, and `consider` are cuts to cost even if nothing timed them. Raises
-    ArtefactError for profiles of two models, LinkError for an unknown link, InfeasibleError where no cut keeps to the
-    limits, EdgecutError for what cannot be computed.
+    input as JPEG, for models that take photographs, and `consider` are cuts to cost even if nothing timed them.
+    `noises` are mechanisms fitted at some of the cuts, or their files: there the values that they send are counted, but
+    not what their maps take to compute. Raises ArtefactError for profiles of two models and for noise of another one,
+    LinkError for an unknown link, InfeasibleError where no cut keeps to the limits, EdgecutError for what cannot be
+    computed.
     """
     edge_profile, cloud_profile = _profile(edge), _profile(cloud)
     chosen_link = load_link(link)
@@ -75,10 +79,14 @@ def plan(
         check_range(quantity, low, high)
     _same_model(edge_profile, cloud_profile)
     bits = check_leakage(leakage or {}, "the leakage given")
-    ways = Ways(edge_profile, cloud_profile, "int8" if wire == "int8" else "float32", bits)
+    considered = tuple(consider)
+    cuts = {cut.name: cut for cut in (*considered, *cloud_profile.model.cuts, *edge_profile.model.cuts)}
+    planned = planned_noises(noises, edge_profile.model.digest, cuts)
+    ways = Ways(edge_profile, cloud_profile, "int8" if wire == "int8" else "float32", bits, planned)
     under = Circumstances.of(chosen_link, serving, edge_profile.power, edge_slowdown, cloud_load)
     ranking = Ranking(aim, under, Spread(chosen_link))
-    chosen = _Choice(ranking, ways, tuple(consider), chosen_link)
+    with_noise = tuple(cuts[noise.cut] for noise in planned if noise.cut in cuts)
+    chosen = _Choice(ranking, ways, (*considered, *with_noise), chosen_link)
     baselines, missing = ways.baselines(jpeg_bytes)
     rows, beside = chosen.rows(), tuple(_row(ranking, way) for way in baselines)
     best = next(row for row in rows if row.name == chosen.best.name)
@@ -106,6 +114,7 @@ def plan(
         sweeps=tuple(sweep(ranking, chosen.peers, *asked) for asked in sweeps),
         candidates=chosen.candidates,
         jpeg_bytes=jpeg_bytes,
+        noises=planned,
     )
     if output is not None:
         made.save(output)

@@ -55,6 +55,18 @@ class Limits(Record):
     leakage_bits: float | None = Field(default=None, ge=0)
 
 
+class PlannedNoise(Record):
+    """A mechanism that was fitted at a cut: it adds noise to `values` values, and `sent_values` of them cross.
+
+    The two differ where the noise is added to the model's input.
+    """
+
+    cut: str
+    mechanism: str
+    values: int = Field(ge=1)
+    sent_values: int = Field(ge=1)
+
+
 class CutCost(Record):
     """One way to run the model. `wait_s` is the time the edge waits: link, request overhead and cloud.
 
@@ -142,6 +154,8 @@ class Plan(Artefact):
 
     `pareto` names the splits that no other beats in both latency and energy, fastest first; `changes` are sentences on
     what would move the choice; `candidates` name cuts in `model.cuts` that nothing timed and that could be cheaper.
+    `noises` are the mechanisms whose values were counted at their cuts, in place of the cut's own; what a mechanism's
+    map takes to compute, on either side, is in no figure here.
     """
 
     KIND = "plan"
@@ -169,6 +183,7 @@ class Plan(Artefact):
     sweeps: tuple[Sweep, ...] = ()
     candidates: tuple[str, ...] = ()
     jpeg_bytes: int | None = None
+    noises: tuple[PlannedNoise, ...] = ()
 
     @property
     def cut(self) -> CutSpec:

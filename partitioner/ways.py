@@ -2,7 +2,8 @@
 
 A cut that nobody timed is made of layer times, scaled so that they sum to the whole's: the gaps between layers, and
 what a runtime would fuse otherwise, are not in it. Its spread is the whole model's. Its noise lies between that of the
-timed cuts by its number of values, or is predicted where no cut was timed.
+timed cuts by its number of values, or is predicted where no cut was timed. So is that of a mechanism which adds noise
+to another number of values than cross at its cut.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..models.spec import CutSpec, ModelSpec
 from ..profiler.predicted import beside
 from ..profiler.profile import CutProfile, Energy, Profile, Provenance, Timing
 from .cost import Part, Way
-from .plan import Wire
+from .plan import PlannedNoise, Wire
 
 EDGE_ONLY, CLOUD_FLOAT32, CLOUD_UINT8, CLOUD_JPEG = (
     "edge-only",
@@ -29,10 +30,18 @@ EDGE_ONLY, CLOUD_FLOAT32, CLOUD_UINT8, CLOUD_JPEG = (
 
 
 class Ways:
-    """Two profiles of one model, what crosses the wire, and the leakage that the user gave for some cuts."""
+    """Two profiles of one model, what crosses the wire, and the leakage and the mechanisms given for some cuts."""
 
-    def __init__(self, edge: Profile, cloud: Profile, wire: Wire, leakage: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        edge: Profile,
+        cloud: Profile,
+        wire: Wire,
+        leakage: Mapping[str, float],
+        noises: Sequence[PlannedNoise] = (),
+    ) -> None:
         self.edge, self.cloud, self.wire, self.leakage = edge, cloud, wire, leakage
+        self._noises = {noise.cut: noise for noise in noises}
         self.model: ModelSpec = edge.model
         self.answer_bytes = sum(tensor.size_bytes for tensor in edge.model.outputs)
         self._cuts = {cut.name: cut for cut in (*cloud.model.cuts, *edge.model.cuts)}
@@ -49,18 +58,21 @@ class Ways:
         return self._cuts.get(name) or self.model.cut(name)
 
     def _timed(self, cut: CutSpec, mine: CutProfile, theirs: CutProfile) -> Way:
+        noise, add = _part(mine.noise, mine.noise_energy), Part(mine.add.median_s, 0.0, mine.add)
+        if self._values(cut) != cut.elements:
+            noise, add = self._beside(self._values(cut))
         return self._split(
             cut,
             edge=_part(mine.prefix, mine.prefix_energy),
-            noise=_part(mine.noise, mine.noise_energy),
-            add=Part(mine.add.median_s, 0.0, mine.add),
+            noise=noise,
+            add=add,
             cloud=Part(theirs.suffix.median_s, 0.0, theirs.suffix),
         )
 
     def untimed(self, cut: CutSpec) -> Way:
         """A cut by its layers' times."""
         edge_s, cloud_s = self._layer_cost(cut)
-        noise, add = self._beside(cut.elements)
+        noise, add = self._beside(self._values(cut))
         return self._split(
             cut,
             edge=Part(edge_s, _scaled(self.edge.whole_energy, edge_s, self.edge.whole), self.edge.whole),
@@ -69,6 +81,11 @@ class Ways:
             cloud=Part(cloud_s, 0.0, self.cloud.whole),
             layers=True,
         )
+
+    def _values(self, cut: CutSpec) -> int:
+        """How many values noise is added to."""
+        planned = self._noises.get(cut.name)
+        return cut.elements if planned is None else planned.values
 
     def _layer_cost(self, cut: CutSpec) -> tuple[float, float]:
         """Seconds of the edge's layers, and of the cloud's."""
@@ -86,13 +103,17 @@ class Ways:
     def _split(self, cut: CutSpec, *, edge: Part, noise: Part, add: Part, cloud: Part, layers: bool = False) -> Way:
         whole = self.wire == "float32"
         memory, provenance = self._memory(cut)
+        shapes = [(tensor.dtype, "x".join(map(str, tensor.shape))) for tensor in cut.tensors]
+        values, payload_bytes = cut.elements, cut.size_bytes
+        planned = self._noises.get(cut.name)
+        if planned is not None and planned.sent_values != values:
+            values, payload_bytes = planned.sent_values, 4 * planned.sent_values
+            shapes = [("float32", str(values))]
         return Way(
             name=cut.name,
             role="split",
-            sends=" + ".join(
-                f"{tensor.dtype if whole else 'int8'} {'x'.join(map(str, tensor.shape))}" for tensor in cut.tensors
-            ),
-            payload_bytes=cut.size_bytes if whole else cut.elements,
+            sends=" + ".join(f"{dtype if whole else 'int8'} {shape}" for dtype, shape in shapes),
+            payload_bytes=payload_bytes if whole else values,
             answer_bytes=self.answer_bytes,
             edge=edge,
             noise=noise,

@@ -12,22 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..models.data import DataSet
+from ..models.data import DataSet, to_input
 from ..models.load import Model
 from ..models.spec import CutSpec
 from ..models.split import halves
 from ..models.twin import suffix_of
 from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.mechanism import Noise as AnyNoise
 from ..runtime.accuracy import NoiseAccuracy
 from ..runtime.bundle import DRAWS
 from .activations import CloudPart, EdgePart, Rows, deviation_of, keep_rows
 from .cloud import Cloud, cloud_of
-from .gates import Answer, Noise, count_right, gate_key, noise_from, replayed
+from .gates import Answer, Noise, after_noise, carried, count_right, gate_key, noise_from, replayed
 from .optimise import Aim, Task
 from .private import classes_of, train_private
 from .result import PrivateTask
 from .search import Trial
-from .settings import Settings
+from .settings import FitSettings, Settings
 from .stages import Stages
 
 Array = npt.NDArray[Any]
@@ -43,7 +44,13 @@ class Bench:
     """The frozen halves, the activations and the labels that every stage shares."""
 
     def __init__(
-        self, model: Model, cut: CutSpec, data: DataSet, settings: Settings, stages: Stages, scratch: Path
+        self,
+        model: Model,
+        cut: CutSpec,
+        data: DataSet,
+        settings: Settings | FitSettings,
+        stages: Stages,
+        scratch: Path,
     ) -> None:
         self.model, self.cut, self.data, self.settings, self.stages = model, cut, data, settings, stages
         self.scratch = scratch
@@ -70,10 +77,34 @@ class Bench:
         """The cloud partition as it is deployed."""
         return CloudPart(halves(self.model.graph, self.cut)[1].SerializeToString(), self.cut)
 
-    def aim(self) -> Aim:
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Of the training items without the hold-out."""
+        return self.data.y_train[self.items].astype(np.int64)
+
+    def training(self, most: int | None = None, memory_bytes: int | None = None) -> Rows:
+        """The activations of the training items without the hold-out, or of the first `most` of them in random order.
+
+        The items in `most` are those of `self.sample(most)`.
+        """
+        if most is None:
+            return self._activations("raw", self.data.x_train, self.items, None, memory_bytes)
+        chosen = self.items[self.sample(most)]
+        return self._activations(f"raw-{most}", self.data.x_train, chosen, None, memory_bytes)
+
+    def sample(self, most: int) -> npt.NDArray[np.int64]:
+        """Places of `most` of the training items at random, or of all where there are fewer."""
+        chosen = np.random.default_rng([self.settings.seed, most]).permutation(len(self.items))[:most]
+        return np.sort(chosen)
+
+    def inputs(self, places: npt.NDArray[np.int64]) -> Floats:
+        """The model's inputs, flat, of the training items without the hold-out at these places."""
+        return _flat_inputs(self.data.x_train[self.items[places]], self.model)
+
+    def aim(self, used: Settings) -> Aim:
         """What the descents need: the heads' results of the training items, and where the scale is steered."""
-        used, private = self.settings, self.data.private
-        labels = torch.from_numpy(self.data.y_train[self.items].astype(np.int64))
+        private = self.data.private
+        labels = torch.from_numpy(self.labels)
         task = None
         if private is None:
             rows = self._activations("training", self.data.x_train, self.items, self.cloud)
@@ -127,25 +158,33 @@ class Bench:
         file = self.scratch / f"{name}.f32"
         return keep_rows(make, count, width, file, self.edge.chunk, told, memory_bytes)
 
-    def trial(self, unit: NoiseCollection) -> Trial:
+    def trial(self, unit: AnyNoise) -> Trial:
         """The hold-out under noise of any scale."""
         labels = self.data.y_train[self.held_items].astype(np.int64)
         heads = self._heads("held-heads", self.held, self.cloud)
         return Trial(self.cloud, heads, labels, unit, self._key("hold-out"), HELD_DRAWS, self.edge.chunk)
 
-    def on_hold_out(self, collection: NoiseCollection) -> NoiseAccuracy:
+    @functools.cached_property
+    def _held_clean(self) -> int:
+        """Right answers on the hold-out without a mechanism."""
+        return self._right(self.held, (self.data.y_train[self.held_items],), (self.answer,), None, 1)[0]
+
+    def on_hold_out(self, noise: AnyNoise) -> NoiseAccuracy:
         """Accuracy of sampled noise on the hold-out, through the halves that are deployed."""
         self.stages.start("gates")
+        return self.tried(noise)
+
+    def tried(self, noise: AnyNoise) -> NoiseAccuracy:
+        """`on_hold_out` within the stage that is on, as a search tries a mechanism."""
         labels = self.data.y_train[self.held_items]
         count = len(labels)
-        noise = noise_from(collection, self._key("hold-out"), count)
-        clean, noisy = (
-            self._right(self.held, (labels,), (self.answer,), *how)[0] for how in ((None, 1), (noise, HELD_DRAWS))
-        )
-        return NoiseAccuracy.of("hold-out", clean, noisy, count, HELD_DRAWS)
+        rows = self.held if noise.place == "cut" else self._inputs(self.data.x_train, self.held_items)
+        draws = HELD_DRAWS if np.isfinite(noise.entropy_nats) else 1
+        noisy = self._noisy(rows, (labels,), (self.answer,), noise, "hold-out", draws)[0]
+        return NoiseAccuracy.of("hold-out", self._held_clean, noisy, count, draws)
 
     def on_unseen(
-        self, collection: NoiseCollection, tensors: Floats | None
+        self, noise: AnyNoise, tensors: Floats | None = None
     ) -> tuple[NoiseAccuracy, NoiseAccuracy | None, PrivateTask | None]:
         """Accuracy on the test part: of sampled noise, of the learned tensors replayed, and of the private task."""
         self.stages.start("test")
@@ -156,17 +195,44 @@ class Bench:
         if private is not None and self.private_cloud is not None:
             labels, answers = (data.y_test, private.test), (self.answer, _torch_answer(self.private_cloud))
         clean = self._right(rows, labels, answers, None, 1)
-        noisy = self._right(rows, labels, answers, noise_from(collection, self._key("unseen"), count), DRAWS)
-        made = [NoiseAccuracy.of(data.name, c, n, count, DRAWS) for c, n in zip(clean, noisy, strict=True)]
+        noised = rows if noise.place == "cut" else self._inputs(data.x_test, np.arange(count))
+        draws = DRAWS if np.isfinite(noise.entropy_nats) else 1
+        noisy = self._noisy(noised, labels, answers, noise, "unseen", draws)
+        made = [NoiseAccuracy.of(data.name, c, n, count, draws) for c, n in zip(clean, noisy, strict=True)]
         replay = None
         if tensors is not None:
             again = self._right(rows, labels[:1], answers[:1], replayed(tensors, self._key("replay")), DRAWS)
             replay = NoiseAccuracy.of(data.name, clean[0], again[0], count, DRAWS)
         task = None
-        if private is not None:
+        if private is not None and len(made) == 2:
             share = float(np.bincount(private.test).max() / count)
             task = PrivateTask(name=private.name, classes=classes_of(private), most_frequent=share, accuracy=made[1])
         return made[0], replay, task
+
+    def _inputs(self, items: Array, chosen: Array) -> Rows:
+        """The model's inputs, flat, made anew whenever they are needed."""
+        width = self.model.spec.input.elements
+        return Rows(len(chosen), width, "nowhere", lambda rows: _flat_inputs(items[chosen[rows]], self.model))
+
+    def _noisy(
+        self,
+        rows: Rows,
+        labels: tuple[Array, ...],
+        answers: tuple[Answer, ...],
+        noise: AnyNoise,
+        purpose: str,
+        draws: int,
+    ) -> list[int]:
+        """Right answers under a mechanism; `rows` are what it was fitted to, the cut's values or the model's inputs."""
+        chained = tuple(after_noise(noise, self._edge_of_flat, answer) for answer in answers)
+        drawn = noise_from(noise, self._key(purpose), rows.count)
+        sent = Rows(
+            rows.count, noise.values, "nowhere", lambda at: carried(noise, rows.take(torch.from_numpy(at)).numpy())
+        )
+        return self._right(sent, labels, chained, drawn, draws)
+
+    def _edge_of_flat(self, inputs: Floats) -> Floats:
+        return self.edge(inputs.reshape(-1, *self.model.spec.input.shape))
 
     def _right(
         self, rows: Rows, labels: tuple[Array, ...], answers: tuple[Answer, ...], noise: Noise | None, draws: int
@@ -191,6 +257,11 @@ class Bench:
             model_digest=self.model.spec.digest,
             cut=self.cut.name,
         )
+
+
+def _flat_inputs(items: Array, model: Model) -> Floats:
+    made: Floats = np.ascontiguousarray(to_input(items, model.spec).reshape(len(items), -1), np.float32)
+    return made
 
 
 def _head(cloud: Cloud, flat: torch.Tensor) -> Floats:

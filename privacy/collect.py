@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +17,14 @@ from ..noise_kernels.collection import NoiseCollection
 from ..runtime.accuracy import NoiseAccuracy
 from .bench import Bench
 from .fit import fit
+from .mechanisms.fitted import Fitted, Knob
 from .optimise import Aim, Descended, Task, descend, group_sizes
-from .result import PrivateTask
 from .search import PRECISION, largest_scale
 from .settings import Settings
 from .snapshot import WorkFolder
 from .stages import Stages
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Found:
-    """The collection, and what was counted on the way."""
-
-    collection: NoiseCollection
-    accuracy: NoiseAccuracy
-    hold_out: NoiseAccuracy
-    replay: NoiseAccuracy | None
-    private: PrivateTask | None
-    deviation: float
-    tries: int
-    sse: tuple[float, ...] = ()
-    notes: tuple[str, ...] = ()
-    training_items: int = 0
-    kept: str = ""
 
 
 @one_thread()
@@ -54,20 +36,21 @@ def collect(
     stages: Stages,
     folder: WorkFolder | None,
     scratch: Path,
-) -> Found:
+) -> Fitted:
     """Learn, search and judge; large files go to `scratch`, snapshots to `folder`."""
     bench = Bench(model, cut, data, settings, stages, scratch)
-    aim = bench.aim()
+    aim = bench.aim(settings)
     descended = _descend_all(aim, cut, stages, folder)
     kept, items = aim.public.rows.place, aim.public.rows.count
     del aim  # and with it the training activations
     values = np.concatenate([one.values for one in descended])
     if settings.equation is not None:
-        found = _from_values(bench, values)
+        found = _from_values(bench, settings, values)
     else:
         start = float(np.exp(np.mean([np.log(one.scale) for one in descended])))
-        found = _from_orders(bench, np.argsort(values, axis=1, kind="stable"), start)
-    return dataclasses.replace(found, kept=kept, training_items=items)
+        found = _from_orders(bench, settings, np.argsort(values, axis=1, kind="stable"), start)
+    epochs = settings.steps * settings.batch / items
+    return dataclasses.replace(found, kept=kept, epochs=epochs)
 
 
 def _descend_all(aim: Aim, cut: CutSpec, stages: Stages, folder: WorkFolder | None) -> list[Descended]:
@@ -85,9 +68,9 @@ def _descend_all(aim: Aim, cut: CutSpec, stages: Stages, folder: WorkFolder | No
     return found
 
 
-def _from_orders(bench: Bench, orders: npt.NDArray[np.int64], start: float) -> Found:
+def _from_orders(bench: Bench, used: Settings, orders: npt.NDArray[np.int64], start: float) -> Fitted:
     """The sampled recipe: what was learned is an order; the scale is given, or searched from `start`."""
-    used, count = bench.settings, len(orders)
+    count = len(orders)
 
     def at(scale: float) -> NoiseCollection:
         return bench.collection(np.zeros(count), np.full(count, scale), orders)
@@ -128,9 +111,9 @@ def _searched(bench: Bench, unit: NoiseCollection, start: float) -> tuple[float,
     return largest_scale(loss_points, start, bench.settings.max_accuracy_loss)
 
 
-def _from_values(bench: Bench, tensors: Floats) -> Found:
+def _from_values(bench: Bench, used: Settings, tensors: Floats) -> Fitted:
     """The paper's recipe: a Laplace distribution fitted to each tensor, and whatever that gives."""
-    used, fits = bench.settings, [fit(tensor) for tensor in tensors]
+    fits = [fit(tensor) for tensor in tensors]
     good = [i for i, one in enumerate(fits) if used.max_sse is None or one.sse <= used.max_sse]
     if not good:
         raise EdgecutError(
@@ -157,14 +140,17 @@ def _from_values(bench: Bench, tensors: Floats) -> Found:
 
 def _found(
     bench: Bench, collection: NoiseCollection, held: NoiseAccuracy, tries: int, tensors: Floats | None = None
-) -> Found:
+) -> Fitted:
     accuracy, replay, private = bench.on_unseen(collection, tensors)
-    return Found(
-        collection=collection,
+    scale = float(collection.scale.mean(dtype=np.float64)) / bench.deviation
+    return Fitted(
+        noise=collection,
+        knob=Knob(name="scale", value=scale, meaning="Laplace b in standard deviations of the activation"),
         accuracy=accuracy,
         hold_out=held,
         replay=replay,
         private=private,
         deviation=bench.deviation,
         tries=tries,
+        learnable=bench.cut.elements,
     )

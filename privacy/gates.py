@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels import mechanism
 from ..noise_kernels.randomness import NoiseStream
 from ..noise_kernels.sampler import sample_batch
 
@@ -42,14 +42,38 @@ class Repeatable:
         return [(self._key, b"".join(struct.pack("<Iq", 0, number) for number in numbers))]
 
 
-def noise_from(collection: NoiseCollection, key: bytes, items: int) -> Noise:
-    """A collection's noise where item i of `items` has nonce draw * items + i, whatever the pieces it is asked for."""
+def noise_from(source: mechanism.Noise, key: bytes, items: int) -> Noise:
+    """A mechanism's noise where item i of `items` has nonce draw * items + i, whatever the pieces it is asked for."""
 
     def noise(draw: int, first: int, count: int) -> Floats:
         stream = cast(NoiseStream, Repeatable(key, draw * items + first))
-        return cast(Floats, sample_batch(collection, stream, count))
+        return cast(Floats, sample_batch(source, stream, count))
 
     return noise
+
+
+def carried(source: mechanism.Noise, values: Floats) -> Floats:
+    """What the noise is added to, float32 [batch, noise.values], for the values [batch, n] that it was fitted to."""
+    if source.map is None or source.place == "input":
+        return values
+    return cast(Floats, source.map.sent(values))
+
+
+def after_noise(source: mechanism.Noise, edge: Callable[[Floats], Floats] | None, answer: Answer) -> Answer:
+    """What the deployed halves answer once the noise is added: `answer` is the cloud half's on the cut's values.
+
+    `edge` gives the cut's values for flat model inputs; only noise at the input needs it.
+    """
+    map = source.map
+    if source.place == "input":
+        assert edge is not None
+        cut_of = edge
+        if map is None:
+            return lambda noisy: answer(cut_of(noisy))
+        return lambda noisy: answer(cut_of(cast(Floats, map.restored(map.sent(noisy)))))
+    if map is None:
+        return answer
+    return lambda sent: answer(cast(Floats, map.restored(sent)))
 
 
 def replayed(tensors: Floats, key: bytes) -> Noise:

@@ -1,13 +1,13 @@
-"""`edgecut learn`: the noise collection at a plan's cut, all distributions at once on cached activations.
+"""`edgecut learn`: the noise at a plan's cut, by any mechanism, on cached activations.
 
-The network is frozen, so the edge activations are computed once; the noise is learned by one of two recipes
-(`settings`). A part of the training data is held out: it decides whether SAMPLED noise, which is what is deployed, is
-accurate enough, and how large the noise may be. A network's own training images are memorised, so that what is lost
-on them differs from what is lost on unseen ones: for LeNet-5 on MNIST 1.5 points here were 1.2 there
-(benchmarks/learning_table.py). Both are reported with their intervals, and nothing is chosen on
-unseen data.
+The network is frozen, so the edge activations are computed once; Shredder's noise is learned by one of two recipes
+(`settings`), all distributions at once, and other mechanisms are fitted by `mechanisms`. A part of the training data
+is held out: it decides whether SAMPLED noise, which is what is deployed, is accurate enough, and how large the noise
+may be. A network's own training images are memorised, so that what is lost on them differs from what is lost on unseen
+ones: for LeNet-5 on MNIST 1.5 points here were 1.2 there (benchmarks/learning_table.py). Both are reported with their
+intervals, and nothing is chosen on unseen data.
 
-With one seed, on one machine and with the same versions, the collection is the same to the last bit, interrupted or
+With one seed, on one machine and with the same versions, the noise is the same to the last bit, interrupted or
 not.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import tempfile
 import time
@@ -32,15 +33,19 @@ from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data
 from ..models.load import Model, load_model
 from ..models.spec import CutSpec
+from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.mechanism import Noise
 from ..partitioner.plan import Plan
 from ..runtime.bundle import check_same_model
 from .result import Learned as Learned
+from .settings import FitSettings as FitSettings
 from .settings import Settings as Settings
+from .settings import fit_settings, shredder_settings
 from .snapshot import WorkFolder
 from .stages import Progress, Stages
 
 if TYPE_CHECKING:
-    from .collect import Found
+    from .mechanisms.fitted import Fitted
 
 Array = npt.NDArray[Any]
 VERSIONS = ("edgecut", "torch", "numpy", "onnxruntime")
@@ -52,20 +57,23 @@ def learn(
     model: str,
     data: str | None = None,
     private: str | None = None,
-    settings: Settings | None = None,
+    mechanism: str = "shredder",
+    settings: Settings | FitSettings | None = None,
     output: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Learned:
-    """Learn the noise at the plan's cut and return it, the collection also written to `output` where given.
+    """Learn the noise at the plan's cut and return it, the noise also written to `output` where given.
+
+    `mechanism` is one of noise_kernels.mechanism.MECHANISMS. Shredder's takes Settings, the others FitSettings.
 
     Without `settings.scale` the largest scale is searched that costs at most `settings.max_accuracy_loss` points on
-    the hold-out. `private` names labels that shall be hidden (equation 5). With `output`, an interrupted run leaves
-    `OUTPUT.partial/` behind and goes on from there when called again in the same way. Raises DataError without
-    labelled data, ModelError for a model that torch cannot run, EdgecutError where no scale is accurate enough.
+    the hold-out. `private` names labels that shall be hidden (equation 5). With `output`, an interrupted run of
+    Shredder's leaves `OUTPUT.partial/` behind and goes on from there when called again in the same way. Raises
+    DataError without labelled data, ModelError for a model that torch cannot run, EdgecutError where nothing is
+    accurate enough.
     """
     stages = Stages(progress)
-    used = settings or Settings()
-    used.check()
+    used = _settings(mechanism, settings, private)
     if output is not None:
         check_output(output)
     stages.start("model")
@@ -82,14 +90,28 @@ def learn(
     stages.start("data")
     labelled = _data(loaded, data, private)
     _check_torch(loaded)
-    with _folder(output, _key(loaded, cut, labelled, used)) as (folder, scratch):
-        from .collect import collect
+    # What is fitted in seconds has nothing to go on from.
+    kept_at = output if mechanism == "shredder" else None
+    with _folder(kept_at, _key(loaded, cut, labelled, used)) as (folder, scratch):
+        from .mechanisms.fitting import fit
 
-        found = collect(loaded, cut, labelled, used, stages, folder, scratch)
+        found = fit(loaded, cut, labelled, mechanism, used, stages=stages, scratch=scratch, folder=folder)
         if output is not None:
-            write_bytes(output, found.collection.to_bytes())
+            write_bytes(output, found.noise.to_bytes())
     notes = (*_notes(folder), *found.notes)
     return _learned(loaded, cut, used, found, stages, notes)
+
+
+def _settings(mechanism: str, settings: Settings | FitSettings | None, private: str | None) -> Settings | FitSettings:
+    if mechanism == "shredder":
+        return shredder_settings(settings or Settings())
+    used = fit_settings(mechanism, settings or FitSettings())
+    if private is not None:
+        raise EdgecutError(
+            f"the mechanism {mechanism} knows no labels to hide: it bounds what can be learned of anything; leave out "
+            "--private, or take the mechanism shredder"
+        )
+    return used
 
 
 def _data(model: Model, source: str | None, private: str | None) -> DataSet:
@@ -117,7 +139,7 @@ def _check_torch(model: Model) -> None:
         raise DeviceError("learning noise needs torch; install edgecut[torch]") from None
 
 
-def _key(model: Model, cut: CutSpec, data: DataSet, settings: Settings) -> dict[str, Any]:
+def _key(model: Model, cut: CutSpec, data: DataSet, settings: Settings | FitSettings) -> dict[str, Any]:
     """What a run's numbers depend on."""
     return {
         "model": model.spec.digest,
@@ -157,30 +179,48 @@ def _notes(folder: WorkFolder | None) -> list[str]:
 
 
 def _learned(
-    model: Model, cut: CutSpec, settings: Settings, found: Found, stages: Stages, notes: tuple[str, ...]
+    model: Model,
+    cut: CutSpec,
+    settings: Settings | FitSettings,
+    found: Fitted,
+    stages: Stages,
+    notes: tuple[str, ...],
 ) -> Learned:
-    collection = found.collection
-    scale = float(collection.scale.mean(dtype=np.float64))
+    noise = found.noise
+    scale = _one_scale(noise)
     return Learned(
-        collection=collection,
-        recipe=settings.recipe,
-        distributions=collection.distributions,
-        elements=cut.elements,
+        noise=noise,
+        mechanism=noise.mechanism,
+        place=noise.place,
+        recipe=settings.recipe if isinstance(settings, Settings) else None,
+        distributions=noise.distributions if isinstance(noise, NoiseCollection) else None,
+        elements=noise.n,
+        values_sent=cut.elements if noise.place == "input" else noise.values,
+        entropy_bits=noise.entropy_nats / math.log(2) if math.isfinite(noise.entropy_nats) else None,
+        knob=found.knob,
+        closed_form_bits=found.closed_form_bits,
         accuracy=found.accuracy,
         hold_out=found.hold_out,
         replay=found.replay,
         private=found.private,
-        scale=scale / found.deviation,
+        scale=None if scale is None else scale / found.deviation,
         scale_absolute=scale,
         deviation=found.deviation,
         tries=found.tries,
         sse=found.sse,
-        epochs=settings.steps * settings.batch / found.training_items,
-        learnable_parameters=cut.elements,
+        epochs=found.epochs,
+        learnable_parameters=found.learnable,
         model_parameters=model.spec.parameters,
-        footprint_bytes=collection.footprint_bytes,
+        footprint_bytes=noise.footprint_bytes,
         elapsed_s=time.perf_counter() - stages.began_s,
         timings=stages.timings(),
         kept=found.kept,
         notes=notes,
     )
+
+
+def _one_scale(noise: Noise) -> float | None:
+    """The Laplace scale, where there is one for all values; the mean of a collection's."""
+    if isinstance(noise, NoiseCollection) or noise.mechanism == "laplace":
+        return float(noise.scale.mean(dtype=np.float64))
+    return None

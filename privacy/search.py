@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import EdgecutError
-from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.mechanism import Noise as AnyNoise
 from .activations import Rows
 from .cloud import Cloud
 from .gates import Noise, noise_from
@@ -64,7 +64,7 @@ class Trial:
         cloud: Cloud,
         held: Rows,
         labels: npt.NDArray[np.int64],
-        unit: NoiseCollection,
+        unit: AnyNoise,
         key: bytes,
         draws: int,
         chunk: int,

@@ -38,9 +38,22 @@ def report_rows(made: Report) -> str:
             "speedup_low": compared and compared.speedup_low,
             "speedup_high": compared and compared.speedup_high,
             "energy_ratio": compared and compared.energy_ratio,
+            **_leakage(made, way),
         }
         rows.append(row)
     return _written(rows)
+
+
+def _leakage(made: Report, way: Way) -> dict[str, Any]:
+    """What an audit found of the deployed split."""
+    found = made.leakage if way.chosen else None
+    return {
+        "leakage_upper_bits": found and found.upper_bits,
+        "leakage_lower_bits": found and found.lower_bits,
+        "private_accuracy": found and found.private_accuracy,
+        "ssim_p95": found and found.ssim_p95,
+        "leakage_limits_hold": found and found.holds,
+    }
 
 
 def _predicted(way: Way) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..partitioner.link import Link
 from ..partitioner.plan import CutCost, Limits, Objective, Risk, Role, Sweep, Wire
 from ..profiler.profile import Energy, Environment, PowerModel, Provenance, Timing
 from ..runtime.accuracy import Accuracy
+from ..runtime.manifest import Leakage
 from .provenance import Note
 
 
@@ -206,6 +207,7 @@ class Report(Artefact):
     comparisons: tuple[Comparison, ...]
     accuracy: AccuracySummary | None
     accuracy_missing: str | None
+    leakage: Leakage | None = None
     cuts: tuple[CutHalves, ...]
     layers: tuple[LayerRow, ...]
     provenance: tuple[Note, ...]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..profiler.profile import Profile
 from ..runtime.measurement import Measurement
-from . import figures, page, plan_words, units, whatif, words
+from . import audit_words, figures, page, plan_words, units, whatif, words
+from .audit_recorded import recorded
 from .choice_table import choice_table
 from .content import Comparison, Measured, Report, Way
 from .formats import write
@@ -30,6 +31,8 @@ CONTENTS = {
     "environment": "Environment",
 }
 """The page's sections by their anchors."""
+LEAKAGE = ("leakage", "What leaks")
+"""And the one after the accuracy, where the bundle was audited."""
 
 Tile = dict[str, str]
 
@@ -39,17 +42,21 @@ def report(
     edge_profile: Profile | str | os.PathLike[str],
     cloud_profile: Profile | str | os.PathLike[str],
     output: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write the report of a measurement and return the path of the HTML page.
 
     `output` is a folder, which then holds report.html and report.json, or the path of the page itself, with the JSON
-    beside it under the same stem. Raises ArtefactError for unusable files, for the profiles of another model and
-    where the output cannot be written.
+    beside it under the same stem. `bundle` is the folder that was measured, where its leakage verdict is to be shown.
+    Raises ArtefactError for unusable files, for the profiles of another model, for another bundle, and where the output
+    cannot be written.
     """
+    measured = measurement if isinstance(measurement, Measurement) else Measurement.load(measurement)
     made = summarise(
-        measurement if isinstance(measurement, Measurement) else Measurement.load(measurement),
+        measured,
         edge_profile if isinstance(edge_profile, Profile) else Profile.load(edge_profile),
         cloud_profile if isinstance(cloud_profile, Profile) else Profile.load(cloud_profile),
+        None if bundle is None else recorded(bundle, measured),
     )
     return write(made, "html", output)
 
@@ -66,7 +73,8 @@ def render(made: Report) -> str:
     }
     values = {
         "report": made,
-        "contents": list(CONTENTS.items()),
+        "contents": _contents(made),
+        "leaks": [] if made.leakage is None else audit_words.leakage_lines(made.leakage),
         "tiles": _tiles(made),
         "compared": _compared(made),
         "drawn": {name: figure for name, figure in drawn.items() if figure is not None},
@@ -84,6 +92,13 @@ def render(made: Report) -> str:
         "work": units.scale_of([row.flops for row in made.layers], (("MFLOP", 1e-6),)),
     }
     return page.fill("report.html.j2", ("guard", "report", "sort", "whatif"), values)
+
+
+def _contents(made: Report) -> list[tuple[str, str]]:
+    places = list(CONTENTS.items())
+    if made.leakage is not None:
+        places.insert(1 + list(CONTENTS).index("accuracy"), LEAKAGE)
+    return places
 
 
 def _plan_words(made: Report) -> dict[str, object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from . import units, words
+from . import audit_words, units, words
 from .compare import RunComparison, WayChange
 from .content import Report, Way
 
@@ -52,6 +52,7 @@ def report_text(made: Report) -> str:
         ),
         "## Accuracy",
         _accuracy_text(made),
+        *_leakage_blocks(made),
         "## How each figure came about",
         _table(
             ("figures", "provenance", "how"), [(note.figures, note.provenance, note.how) for note in made.provenance]
@@ -82,6 +83,12 @@ def _accuracy_text(made: Report) -> str:
         f"On unseen items of {escaped(accuracy.data)} (measured): {words.share(accuracy.without_noise)} without noise, "
         f"{words.share(accuracy.with_noise)} with; loss {units.points(accuracy.loss_points)} points [{low}, {high}]."
     )
+
+
+def _leakage_blocks(made: Report) -> list[str]:
+    if made.leakage is None:
+        return []
+    return ["## What leaks (measured)", *_lines(audit_words.leakage_lines(made.leakage))]
 
 
 def comparison_text(made: RunComparison) -> str:

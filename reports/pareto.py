@@ -76,14 +76,14 @@ def _figure(ways: Sequence[Way], front: tuple[Way, ...], against: Against) -> Fi
     ]
     layout = frame(HEIGHT_PIXELS, "ms per inference, modelled")
     layout["yaxis"] = value_axis("mJ per inference, modelled" if against == "energy" else "bytes sent per inference")
-    layout["xaxis"] |= _scale([way.modelled.total_s * 1e3 for way in shown])
-    layout["yaxis"] |= _scale([height for way in shown if (height := _height(way, against)) is not None])
+    layout["xaxis"] |= wide_scale([way.modelled.total_s * 1e3 for way in shown])
+    layout["yaxis"] |= wide_scale([height for way in shown if (height := _height(way, against)) is not None])
     layout["margin"] = {**layout["margin"], "t": 28}
     layout["hovermode"] = "closest"
     return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
 
 
-def _scale(values: Sequence[float]) -> dict[str, Any]:
+def wide_scale(values: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis with ticks at 1, 2 and 5 where the values ask for one; zeros cannot stand on it."""
     if not values or min(values) <= 0 or max(values) / min(values) < WIDE:
         return {}

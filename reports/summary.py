@@ -10,6 +10,7 @@ from ..errors import ArtefactError
 from ..partitioner.plan import Plan
 from ..profiler.profile import LayerProfile, Profile, Provenance
 from ..runtime.accuracy import NoiseAccuracy
+from ..runtime.manifest import Leakage
 from ..runtime.measurement import Measurement, Variant
 from . import words
 from .content import (
@@ -30,8 +31,10 @@ from .provenance import notes
 FROM_STRONG_TO_WEAK: tuple[Provenance, ...] = ("measured", "published", "modelled", "unavailable")
 
 
-def summarise(measurement: Measurement, edge_profile: Profile, cloud_profile: Profile) -> Report:
-    """Everything a report shows. Raises ArtefactError where the three are not of one model."""
+def summarise(
+    measurement: Measurement, edge_profile: Profile, cloud_profile: Profile, leakage: Leakage | None = None
+) -> Report:
+    """Everything a report shows. Raises ArtefactError where the three files are not of one model."""
     plan, model = measurement.plan, measurement.plan.model
     for side, profile in (("edge", edge_profile), ("cloud", cloud_profile)):
         if profile.model.digest != model.digest:
@@ -75,6 +78,7 @@ def summarise(measurement: Measurement, edge_profile: Profile, cloud_profile: Pr
         comparisons=tuple(_comparison(measurement, variant) for variant in words.baselines(measurement)),
         accuracy=_accuracy(measurement.accuracy),
         accuracy_missing=words.ACCURACY_MISSING if measurement.accuracy is None else None,
+        leakage=leakage,
         cuts=tuple(_halves(edge_profile, cloud_profile)),
         layers=tuple(_layers(edge_profile, cloud_profile)),
         provenance=notes(measurement, edge_profile, cloud_profile),

@@ -2,7 +2,9 @@
 
 The bundle is made in a folder beside its place and renamed to it when complete. Before that both stored halves are
 run against the whole model, and accuracy is measured through them where labelled data is at hand. The edge side is
-written for a target (see `targets`); the cloud side is the same for all of them.
+written for a target (see `targets`); the cloud side is the same for all of them. A mechanism's map becomes part of the
+models (`attach`): the edge partition ends with it, the cloud partition begins with the way back, and what the device
+runs where the cloud is away is that same cloud partition, on what the map gives without noise.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ from ..errors import ArtefactError, BundleError, DataError
 from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data, to_input
 from ..models.load import Model, load_model
-from ..models.spec import CutSpec
+from ..models.spec import CutSpec, TensorSpec
 from ..models.split import check_halves, one_by_one, reference_runs
+from ..noise_kernels.mechanism import Noise
 from ..partitioner.plan import Plan
 from ..partitioner.plan import Wire as WireDtype
 from ..profiler.environment import read_environment
 from ..profiler.profile import Profile
 from .accuracy import NoiseAccuracy
+from .attach import crossing
 from .deployments import MAX_BATCH, write_deployments
 from .edge_files import EdgeModels, check_engines, edge_models, write_edge
 from .halves import Half, accuracy_through, check_finite
@@ -37,7 +41,6 @@ from .manifest import (
     FALLBACK,
     MANIFEST,
     MAX_NOISE_BYTES,
-    MECHANISM,
     PROFILE,
     REPOSITORY,
     CloudManifest,
@@ -47,6 +50,7 @@ from .manifest import (
     StoredFile,
     Wire,
 )
+from .mapped import check_sent, mapped_runs
 from .precision import TOLERANCE
 from .protect import Protector
 from .replan import planned_for
@@ -72,45 +76,49 @@ def bundle(
     engine_for: Sequence[str] = (),
     local_fallback: bool = False,
     wire: WireDtype | None = None,
+    sticky: bool = False,
     overwrite: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Verified:
     """Write a bundle for the plan's cut and return it, verified.
 
-    `model` is what was profiled, `noise` the collection learned at the plan's cut, `profiles` the files to keep with
+    `model` is what was profiled, `noise` a mechanism's file fitted at the plan's cut, `profiles` the files to keep with
     it. Accuracy is measured on `data`, or a named model's own data. `target` names what the edge side is for,
     `engine_for` the compute capabilities that a TensorRT-RTX engine is built for ahead; with `local_fallback` the
     device also gets the cloud partition, to run where the cloud is away. `wire` is what the noisy activations travel
-    as, by default what the plan reckons with; for another one the plan is made anew from `profiles`. Raises ModelError,
-    ArtefactError or BundleError when the parts do not belong together or the target does not take them, BundleError
-    where `output` exists and `overwrite` is not given.
+    as, by default what the plan reckons with; for another one, and for a mechanism that sends another number of values
+    than the plan reckons with, the plan is made anew from `profiles`. With `sticky` the device gives the same input
+    always the same noise. Raises ModelError, ArtefactError or BundleError when the parts do not belong together or the
+    target does not take them, BundleError where `output` exists and `overwrite` is not given.
     """
     tell = progress or (lambda *_: None)
     device = find_target(target)
     wanted, engines_for = device.precision(precision), tuple(engine_for)
     check_engines(engines_for, device)
     created = _now()
-    chosen = planned_for(plan if isinstance(plan, Plan) else Plan.load(plan), wire, profiles)
+    given_noise = _read_noise(noise)
+    chosen = planned_for(plan if isinstance(plan, Plan) else Plan.load(plan), wire, given_noise, profiles)
     cut = chosen.cut
     loaded = load_model(model, data=data, any_cut=not cut.aligned, progress=lambda i, n, text: tell(text, i / n))
     check_same_model(loaded, chosen)
     cut = loaded.graph.check_cut(cut)
-    stored_noise = _noise_for(noise, loaded, cut)
+    _check_noise(given_noise, str(noise), loaded, cut)
+    deployed = given_noise.deployed()
     place = Path(output)
     _check_place(place, overwrite)
     with _beside(place) as folder:
         tell("splitting", 0.0)
-        models = edge_models(loaded, cut, device, wanted, local_fallback)
-        difference = _largest_difference(loaded, cut, models)
-        engines = write_edge(folder / EDGE, models, stored_noise, engines_for)
+        models = edge_models(loaded, cut, device, wanted, local_fallback, given_noise)
+        difference = _largest_difference(loaded, cut, models, given_noise)
+        engines = write_edge(folder / EDGE, models, deployed.to_bytes(), engines_for)
         _write_profiles(folder, chosen, profiles)
         tell("measuring accuracy", 0.2)
         labelled, missing = _labelled(loaded, data)
-        protector = Protector.load(stored_noise, str(noise))
-        sent = sent_as(chosen.wire, models, protector, loaded.spec, labelled, missing)
-        _write_cloud(folder / CLOUD, loaded, cut, sent)
+        tensors = crossing(cut.tensors, given_noise)
+        sent = sent_as(chosen.wire, models, tensors, Protector(deployed), loaded.spec, labelled, missing)
+        _write_cloud(folder / CLOUD, loaded, tensors, sent)
         accuracy = _accuracy(loaded, models, sent, labelled, lambda share: tell("accuracy", share))
-        _write_side_manifests(folder, loaded, cut, models, engines, sent.wire)
+        _write_side_manifests(folder, loaded, tensors, models, engines, sent, sticky)
         how = _how(models, sent.wire) if accuracy is not None else ""
         _write_manifest(folder, loaded, cut, accuracy, missing, how, difference, created)
         made = verify(folder)
@@ -132,17 +140,24 @@ def check_same_model(model: Model, plan: Plan) -> None:
         )
 
 
-def _noise_for(path: str | os.PathLike[str], model: Model, cut: CutSpec) -> bytes:
-    data = read_bytes(path, limit=MAX_NOISE_BYTES)
-    collection = Protector.load(data, str(path)).collection
-    if collection.model_digest != model.spec.digest:
+def _read_noise(path: str | os.PathLike[str]) -> Noise:
+    return Protector.load(read_bytes(path, limit=MAX_NOISE_BYTES), str(path)).noise
+
+
+def _check_noise(noise: Noise, path: str, model: Model, cut: CutSpec) -> None:
+    if noise.model_digest != model.spec.digest:
         raise ArtefactError(f"{path} was learned for another model than {model.spec.name}; learn the noise again")
-    tensors = tuple((tensor.name, tensor.shape) for tensor in cut.tensors)
-    if tuple((name, tuple(shape)) for name, shape in collection.tensors) != tensors:
+    at_input = noise.place == "input"
+    if at_input and model.spec.input.dtype != "float32":
         raise ArtefactError(
-            f"{path} was learned at the cut {collection.cut}, the plan cuts after {cut.name}; learn it there"
+            f"{path} is noise for the model's input, which is {model.spec.input.dtype} in {model.spec.name}; noise is "
+            "added to float32, so fit it at the cut"
         )
-    return data
+    tensors = tuple((tensor.name, tensor.shape) for tensor in ((model.spec.input,) if at_input else cut.tensors))
+    if tuple((name, tuple(shape)) for name, shape in noise.tensors) != tensors or (at_input and noise.cut != cut.name):
+        raise ArtefactError(
+            f"{path} was learned at the cut {noise.cut}, the plan cuts after {cut.name}; learn it there"
+        )
 
 
 def _check_place(target: Path, overwrite: bool) -> None:
@@ -188,13 +203,20 @@ def _replace(folder: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _largest_difference(model: Model, cut: CutSpec, models: EdgeModels) -> float:
-    """Of the stored halves from the whole model. Raises ModelError where it is too large, or a value is not finite."""
+def _largest_difference(model: Model, cut: CutSpec, models: EdgeModels, noise: Noise) -> float:
+    """Of the stored halves from the whole model, with the noise's map in between where it has one.
+
+    Raises ModelError where it is too large, or a value is not finite.
+    """
     name = f"{model.spec.name} at {cut.name}"
     runs = reference_runs(model.read(), name, model.spec.inputs)
     if models.written.batch is not None:
         runs = [item for run in runs for item in one_by_one(run)]
     half = models.written.precision == "float16"
+    if noise.map is not None and models.unmapped is not None:
+        runs = mapped_runs(model, cut, noise, models.unmapped, runs, name)
+        if noise.place == "cut":
+            check_sent(runs, models.unmapped[0], models.computed, noise.map, name, TOLERANCE if half else 1e-4)
     if half:
         for feed, _ in runs:
             check_finite(Half(models.computed)(list(feed.values())), model.spec.name)
@@ -204,10 +226,10 @@ def _largest_difference(model: Model, cut: CutSpec, models: EdgeModels) -> float
     return check_halves(runs, models.computed, models.cloud, name, TOLERANCE if half else 1e-4)
 
 
-def _write_cloud(folder: Path, model: Model, cut: CutSpec, sent: Sent) -> None:
+def _write_cloud(folder: Path, model: Model, tensors: tuple[TensorSpec, ...], sent: Sent) -> None:
     name, batch = served_name(model.spec.name), model.spec.batch
     taken = "TYPE_FP32" if sent.wire is None else "TYPE_INT8"
-    inputs = [(tensor.name, taken, tensor.shape) for tensor in cut.tensors]
+    inputs = [(tensor.name, taken, tensor.shape) for tensor in tensors]
     outputs = [(model.spec.output.name, "TYPE_FP32", model.spec.output.shape)]
     write_model(folder / REPOSITORY, name, sent.cloud, inputs, outputs, batch=batch or -1)
     write_deployments(folder, name, inputs, outputs, max_batch=batch or MAX_BATCH)
@@ -245,7 +267,15 @@ def _accuracy(
     if labelled is None:
         return None
     return accuracy_through(
-        models.computed, models.cloud, sent.protector, model.spec, labelled, DRAWS, progress, sent.cloud
+        models.computed,
+        models.cloud,
+        sent.protector,
+        model.spec,
+        labelled,
+        DRAWS,
+        progress,
+        sent.cloud,
+        models.unmapped,
     )
 
 
@@ -268,22 +298,29 @@ def _stored(side: Path) -> tuple[StoredFile, ...]:
 
 
 def _write_side_manifests(
-    folder: Path, model: Model, cut: CutSpec, models: EdgeModels, engines: tuple[Engine, ...], wire: Wire | None
+    folder: Path,
+    model: Model,
+    tensors: tuple[TensorSpec, ...],
+    models: EdgeModels,
+    engines: tuple[Engine, ...],
+    sent: Sent,
+    sticky: bool,
 ) -> None:
-    taken = cut.tensors
+    taken, wire = tensors, sent.wire
     if wire is not None:
         taken = tuple(tensor.model_copy(update={"dtype": wire.dtype}) for tensor in taken)
     EdgeManifest(
         model_name=served_name(model.spec.name),
         input=model.spec.input,
         pixels=model.spec.pixels,
-        cut=cut.tensors,
+        cut=tensors,
         answer=model.spec.output,
-        mechanism=MECHANISM,
+        mechanism=sent.protector.noise.mechanism,
         target=models.written,
         fallback=FALLBACK if models.fallback is not None else None,
         engines=engines,
         wire=wire,
+        sticky=sticky,
         files=_stored(folder / EDGE),
     ).save(folder / EDGE / MANIFEST)
     CloudManifest(

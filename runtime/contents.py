@@ -13,7 +13,8 @@ from typing import Any
 
 from ..artefacts import digest
 from ..errors import ArtefactError, BundleError
-from ..noise_kernels.collection import CollectionError, NoiseCollection
+from ..noise_kernels.collection import CollectionError
+from ..noise_kernels.mechanism import read_noise
 from .manifest import CLOUD, EDGE, MANIFEST, MAX_FILE_BYTES, NOISE, CloudManifest, EdgeManifest, Manifest, StoredFile
 
 AGAIN = "get the bundle again, or write it again with edgecut bundle"
@@ -25,7 +26,8 @@ _KINDS: tuple[type[AnyManifest], ...] = (Manifest, EdgeManifest, CloudManifest)
 class Verified:
     """A side or bundle whose files are all as its manifest says; `id` is the manifest's digest.
 
-    `folder` is where it lies: a folder, or the archive it was read from.
+    `folder` is where it lies: a folder, or the archive it was read from. `edge` is the manifest of its edge side, or of
+    itself where it is one; None for a cloud side.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Verified:
     manifest: AnyManifest
     files: int
     size_bytes: int
+    edge: EdgeManifest | None = None
 
 
 def parse_manifest(text: bytes, where: str, kind: type[AnyManifest] | None = None) -> AnyManifest:
@@ -104,7 +107,7 @@ def check_file(where: str, stored: StoredFile, data: bytes) -> None:
         _check_model(where, data)
     elif where.endswith(f"/{NOISE}"):
         try:
-            NoiseCollection.from_bytes(data, where)
+            read_noise(data, where)
         except CollectionError as error:
             raise BundleError(str(error)) from None
 
@@ -143,10 +146,12 @@ def summary(
 ) -> Verified:
     """What was verified, with the sides of a bundle counted in; `text` is the manifest's."""
     parts = [(text, manifest), *sides.values()]
+    edges = [part for _, part in parts if isinstance(part, EdgeManifest)]
     return Verified(
         folder=place,
         id=digest(text),
         manifest=manifest,
         files=sum(len(part.files) + 1 for _, part in parts),
         size_bytes=sum(len(raw) + sum(stored.size_bytes for stored in part.files) for raw, part in parts),
+        edge=edges[0] if edges else None,
     )

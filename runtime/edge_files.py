@@ -2,7 +2,7 @@
 
 edge.onnx         the edge partition
 fallback.onnx     the cloud partition, where the device may run it itself
-noise.npz         the noise collection, with noise.c and noise.cu, which the device's own compilers build
+noise.npz         the noise, with noise.c and noise.cu, which the device's own compilers build
 edge-rtx.engine   an engine built ahead for GPUs that are known already
 edgecut_edge.pyz  the agent, which any Python from 3.6 on runs
 """
@@ -26,7 +26,9 @@ from ..models.downgrade import downgrade
 from ..models.load import Model
 from ..models.spec import CutSpec
 from ..models.split import partitions
+from ..noise_kernels.mechanism import Noise
 from ..profiler import pack
+from .attach import with_input_map, with_map, with_restored
 from .manifest import EDGE_MODEL, FALLBACK, NOISE, EdgeTarget, Engine, Precision
 from .precision import as_in_float16, to_float16
 from .targets import Target, foreign_operators
@@ -42,7 +44,8 @@ class EdgeModels(NamedTuple):
 
     `edge` and `fallback` are stored. `computed` is the edge partition as this machine's processor computes it in the
     device's arithmetic, `typed` as a runtime takes it that computes in its model's own types; all three are one in
-    float32. `cloud` is the cloud partition for any runtime.
+    float32. `cloud` is the cloud partition for any runtime. A mechanism's map is part of them all; `unmapped` are the
+    two halves without it, in float32 and for any runtime, None where there is no map.
     """
 
     edge: bytes
@@ -51,9 +54,12 @@ class EdgeModels(NamedTuple):
     fallback: bytes | None
     cloud: bytes
     written: EdgeTarget
+    unmapped: tuple[bytes, bytes] | None = None
 
 
-def edge_models(model: Model, cut: CutSpec, target: Target, precision: Precision, fallback: bool) -> EdgeModels:
+def edge_models(
+    model: Model, cut: CutSpec, target: Target, precision: Precision, fallback: bool, noise: Noise
+) -> EdgeModels:
     """Cut the model and write its halves for a target. Raises ModelError where an operator has no form there."""
     name = model.spec.name
     if model.spec.batch not in (None, 1):
@@ -63,6 +69,14 @@ def edge_models(model: Model, cut: CutSpec, target: Target, precision: Precision
         )
     weights = model.graph.weights
     edge, cloud = partitions(model.graph, cut)
+    unmapped = None
+    if noise.map is not None:
+        unmapped = weights.embed(edge).SerializeToString(), weights.embed(cloud).SerializeToString()
+        if noise.place == "input":
+            edge = with_input_map(edge, model.spec.input, noise.map)
+        else:
+            edge = with_map(edge, cut.tensors, noise.map)
+            cloud = with_restored(cloud, cut.tensors, noise.map)
     written = _written(edge, target, f"the edge half of {name}")
     rest = _written(cloud, target, f"the cloud half of {name}") if fallback else None
     stored, beside = (
@@ -84,7 +98,7 @@ def edge_models(model: Model, cut: CutSpec, target: Target, precision: Precision
         batch=target.batch or model.spec.batch,
     )
     whole = weights.embed(cloud).SerializeToString(deterministic=True)
-    return EdgeModels(stored, computed, typed, beside, whole, described)
+    return EdgeModels(stored, computed, typed, beside, whole, described, unmapped)
 
 
 def _written(skeleton: onnx.ModelProto, target: Target, what: str) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
 """The halves of a bundle as they are stored, in ONNX Runtime: what checks them and measures accuracy through them.
 
 Also measured through them are the steps of an int8 wire: on items of the training part, since accuracy is measured on
-the unseen ones, and after noise, since that is what is rounded. That noise protects nothing and comes from a key that
+the unseen ones, and under noise, since that is what is rounded. That noise protects nothing and comes from a key that
 anyone may know, so that the same bundle comes out each time.
 """
 
@@ -18,7 +18,7 @@ from ..models.data import DataSet, to_input
 from ..models.quantise import best_step
 from ..models.session import open_session
 from ..models.spec import ModelSpec
-from ..noise_kernels.collection import NoiseCollection
+from ..noise_kernels.mechanism import Noise
 from ..noise_kernels.sampler import sample
 from .accuracy import NoiseAccuracy, count_correct, items_at_once
 from .protect import Protector
@@ -68,44 +68,58 @@ def accuracy_through(
     draws: int,
     told: Callable[[float], None],
     served: bytes | None = None,
+    unmapped: tuple[bytes, bytes] | None = None,
 ) -> NoiseAccuracy:
     """Accuracy of the halves without noise, and with `draws` draws of fresh noise on each unseen item.
 
-    `served` is the cloud half that takes what the protector gives, where that is not float32. Raises ModelError where
-    an activation is not finite.
+    `served` is the cloud half that takes what the protector gives, where that is not float32. `unmapped` are the halves
+    without the mechanism's map, where there is one: without noise means without that, too. Raises ModelError where an
+    activation is not finite.
     """
     first, second = Half(edge), Half(cloud)
+    bare_first, bare_second = (first, second) if unmapped is None else (Half(half) for half in unmapped)
     answering = second if served is None else Half(served)
+    at_input = protector.noise.place == "input"
     clean = noisy = 0
     chunk = items_at_once(spec)
     for start in range(0, len(unseen.x_test), chunk):
         part = slice(start, start + chunk)
-        activations, labels = first([to_input(unseen.x_test[part], spec)]), unseen.y_test[part]
+        x, labels = to_input(unseen.x_test[part], spec), unseen.y_test[part]
+        activations = first([x])
         check_finite(activations, spec.name)
-        clean += count_correct(second(activations)[0], labels)
+        bare = activations if unmapped is None else bare_first([x])
+        clean += count_correct(bare_second(bare)[0], labels)
         for _ in range(draws):
-            noisy += count_correct(answering(protector.add(activations))[0], labels)
+            sent = protector.sent(x, first) if at_input else protector.add(activations)
+            noisy += count_correct(answering(sent)[0], labels)
         told(min(1.0, (start + chunk) / len(unseen.x_test)))
     return NoiseAccuracy.of(unseen.name, clean, noisy, len(unseen.x_test), draws)
 
 
-def wire_steps(edge: bytes, collection: NoiseCollection, spec: ModelSpec, data: DataSet) -> tuple[float, ...]:
-    """The step of each tensor of the cut, of least mean squared error on noisy activations of the training part.
+def wire_steps(edge: bytes, noise: Noise, spec: ModelSpec, data: DataSet) -> tuple[float, ...]:
+    """The step of each tensor that is sent, of least mean squared error on noisy values of the training part.
 
     Raises ModelError where an activation is not finite.
     """
-    count = max(1, min(CALIBRATED, CALIBRATED_VALUES // collection.n, len(data.x_train)))
+    count = max(1, min(CALIBRATED, CALIBRATED_VALUES // noise.values, len(data.x_train)))
     items = np.linspace(0, len(data.x_train) - 1, count).astype(np.intp)
-    first, chunk, rows = Half(edge), items_at_once(spec), []
+    first, chunk = Half(edge), items_at_once(spec)
+    parts: list[Arrays] = []
     for start in range(0, count, chunk):
-        activations = first([to_input(data.x_train[items[start : start + chunk]], spec)])
-        check_finite(activations, spec.name)
-        rows.append(np.concatenate([array.reshape(len(array), -1) for array in activations], axis=1))
-    sums = np.concatenate(rows)
-    for place, row in enumerate(sums):
-        row += sample(collection, bytes(32), place.to_bytes(12, "little"))
-    ends = np.cumsum([int(np.prod(shape)) for _, shape in collection.tensors])
-    return tuple(best_step(part) for part in np.split(sums, ends[:-1], axis=1))
+        places = range(start, min(start + chunk, count))
+        x = to_input(data.x_train[items[places.start : places.stop]], spec)
+        sent = first([_noisy([x], noise, places)[0] if noise.place == "input" else x])
+        check_finite(sent, spec.name)
+        parts.append(sent if noise.place == "input" else _noisy(sent, noise, places))
+    return tuple(best_step(np.concatenate(tensor)) for tensor in zip(*parts, strict=True))
+
+
+def _noisy(carriers: Arrays, noise: Noise, places: range) -> Arrays:
+    """Carriers [places, ...] with the noise that those places have."""
+    rows = np.stack([sample(noise, bytes(32), place.to_bytes(12, "little")) for place in places])
+    ends = np.cumsum([carrier[0].size for carrier in carriers])
+    shares = np.split(rows, ends[:-1], axis=1)
+    return [carrier + share.reshape(carrier.shape) for carrier, share in zip(carriers, shares, strict=True)]
 
 
 def check_finite(activations: Arrays, name: str) -> None:

@@ -27,7 +27,6 @@ MANIFEST = "manifest.json"
 EDGE, CLOUD, PROFILE = "edge", "cloud", "profile"
 EDGE_MODEL, NOISE, FALLBACK = "edge.onnx", "noise.npz", "fallback.onnx"
 REPOSITORY = "model_repository"
-MECHANISM = "shredder"
 MAX_NOISE_BYTES = 256 * 1024 * 1024
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILE_BYTES = 4 * 1024**3
@@ -134,11 +133,41 @@ class Wire(Record):
     steps: tuple[Annotated[float, Field(strict=True, ge=1e-37, le=1e37)], ...] = Field(min_length=1)
 
 
+class LeakageLimits(Record):
+    """What the user allows to leak; None is no limit."""
+
+    max_private_accuracy: float | None = Field(default=None, ge=0, le=1)
+    max_bits: float | None = Field(default=None, ge=0)
+    max_ssim: float | None = Field(default=None, ge=-1, le=1)
+
+
+class Leakage(Record):
+    """What an audit measured of the bundle: the largest figure of each kind over all its attackers.
+
+    `audit_digest` is that of the audit's file, `private` the private labels' name. Bits are of one message about its
+    input; None is not measured, and never 0. `broken` has a sentence for each limit that does not hold.
+    """
+
+    audit_digest: Digest
+    data: str
+    private: str | None = None
+    upper_bits: float | None = None
+    lower_bits: float | None = None
+    private_accuracy: float | None = Field(default=None, ge=0, le=1)
+    ssim_p95: float | None = Field(default=None, ge=-1, le=1)
+    limits: LeakageLimits = LeakageLimits()
+    holds: bool
+    broken: tuple[str, ...] = ()
+    audited_at: str
+
+
 class EdgeManifest(Sealed):
     """The private side: takes `input`, sends `cut` to the cloud model called `model_name`, expects `answer`.
 
+    `cut` are the tensors that cross: those of the model's cut, or the one that a mechanism's map makes of them.
     `fallback` names the file of the cloud partition, which runs on the device where the cloud is away; None where the
-    bundle has none. `wire` is None, and not in the text, where the tensors of the cut travel as float32.
+    bundle has none. `wire` is None, and not in the text, where the tensors of the cut travel as float32; nor is
+    `sticky` where it is False: whether the same input always gets the same noise.
     """
 
     KIND = "edge-side"
@@ -154,14 +183,16 @@ class EdgeManifest(Sealed):
     fallback: str | None = None
     engines: tuple[Engine, ...] = ()
     wire: Wire | None = None
+    sticky: bool = False
     files: tuple[StoredFile, ...] = Field(max_length=MAX_FILES)
 
     @model_serializer(mode="wrap")
-    def _without_no_wire(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Agents that know of no wire but float32 read what was written for one."""
+    def _without_the_usual(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Agents that know of no wire but float32, and of fresh noise alone, read what was written for those."""
         fields: dict[str, Any] = inner(self)
-        if self.wire is None:
-            fields.pop("wire", None)
+        for name, usual in (("wire", self.wire is None), ("sticky", not self.sticky)):
+            if usual:
+                fields.pop(name, None)
         return fields
 
 
@@ -181,7 +212,9 @@ class Manifest(Sealed):
     """The whole bundle. `model_digest` is that of the model that was split, which itself is not in the bundle.
 
     `accuracy_of` says what was run to measure the accuracy, and in which arithmetic. `largest_difference` is that of
-    the halves, in the same arithmetic, from the whole model on random inputs.
+    the halves, in the same arithmetic, from the whole model on random inputs. A mechanism's map changes what the halves
+    compute; then it is the difference from the whole model with the mapping done in between, as NumPy does it.
+    `leakage`, which is not in the text where it is None, is what an audit found (`record_leakage`).
     """
 
     KIND = "bundle"
@@ -199,3 +232,11 @@ class Manifest(Sealed):
     largest_difference: float
     versions: dict[str, str]
     created_at: str
+    leakage: Leakage | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_leakage(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = inner(self)
+        if self.leakage is None:
+            fields.pop("leakage", None)
+        return fields

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import BundleError
 from ..models.data import DataSet
 from ..models.quantise import with_int8_inputs
-from ..models.spec import ModelSpec
+from ..models.spec import ModelSpec, TensorSpec
 from ..partitioner.plan import Wire as WireDtype
 from .edge_files import EdgeModels
 from .halves import wire_steps
@@ -24,17 +25,23 @@ class Sent(NamedTuple):
 
 
 def sent_as(
-    wire: WireDtype, models: EdgeModels, protector: Protector, spec: ModelSpec, labelled: DataSet | None, missing: str
+    wire: WireDtype,
+    models: EdgeModels,
+    tensors: Sequence[TensorSpec],
+    protector: Protector,
+    spec: ModelSpec,
+    labelled: DataSet | None,
+    missing: str,
 ) -> Sent:
-    """What leaves the edge on that wire. Raises BundleError without data for int8's steps; `missing` says why."""
+    """What leaves the edge on that wire: `tensors`. Raises BundleError without data for int8's steps; `missing` says
+    why."""
     if wire == "float32":
         return Sent(None, protector, models.cloud)
     if labelled is None:
         raise BundleError(
             f"the steps of an int8 wire are measured on data, and {missing}; give --data, or bundle with --wire float32"
         )
-    collection = protector.collection
-    steps = wire_steps(models.computed, collection, spec, labelled)
-    by_name = {name: step for (name, _), step in zip(collection.tensors, steps, strict=True)}
-    served = with_int8_inputs(models.cloud, by_name, spec.name)
-    return Sent(Wire(steps=steps), Protector(collection, steps), served)
+    steps = wire_steps(models.computed, protector.noise, spec, labelled)
+    names = (tensor.name for tensor in tensors)
+    served = with_int8_inputs(models.cloud, dict(zip(names, steps, strict=True)), spec.name)
+    return Sent(Wire(steps=steps), Protector(protector.noise, steps), served)

@@ -92,6 +92,8 @@ def _check_files(root: Path, text: bytes, manifest: AnyManifest, nested: tuple[s
 
 
 def _manifest_bytes(root: Path) -> bytes:
+    if root.is_file():
+        raise BundleError(f"{root} is a file, where a bundle's folder is needed; unpack it where it is an archive")
     if not root.is_dir():
         raise BundleError(f"there is no bundle folder {root}; check the path")
     path = root / MANIFEST

@@ -39,10 +39,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_bundle_for_a_device(run: Run, planned: Plan, learned: tuple[Learned, Path], tmp_path: Path) -> None:
     plan = planned.save(tmp_path / "plan.json")
     given = ("bundle", plan, "--model", "lenet5", "--noise", learned[1], "-o", tmp_path / "b")
-    code, out, err = run(*given, "--target", "jetson-orin", "--precision", "float16", "--with-local-fallback")
+    code, out, err = run(
+        *given, "--target", "jetson-orin", "--precision", "float16", "--with-local-fallback", "--sticky"
+    )
     assert code == 0, err
     assert "without noise" in out and verify(tmp_path / "b").id in err
     edge = json.loads((tmp_path / "b" / "edge" / "manifest.json").read_bytes())
+    said = "mechanism shredder: 120 float32 values are sent of each input; the same input always gets the same noise"
+    assert edge["sticky"] is True and said in " ".join(err.split())
     assert edge["fallback"] == "fallback.onnx" and edge["engines"] == []
     assert edge["target"] == {
         "name": "jetson-orin",
@@ -68,6 +72,10 @@ def test_pack_verify_unpack(run: Run, bundle_folder: Path, tmp_path: Path) -> No
     assert (code, out) == (0, "") and side in err and str(archive) in err
     code, out, err = run("verify", archive)
     assert code == 0 and f"{archive} is intact" in out and side in out
+    assert out.splitlines()[1:] == ["mechanism shredder: 120 float32 values are sent of each input"]
+    code, out, err = run("verify", bundle_folder)
+    assert code == 0 and out.splitlines()[2] == "leakage: not audited; see edgecut audit"
+    assert len(run("verify", bundle_folder / "cloud")[1].splitlines()) == 1
     code, out, err = run("unpack", archive, "-o", tmp_path / "edge", "--expect-id", side)
     assert (code, out) == (0, "") and side in err
     assert verify(tmp_path / "edge").id == side

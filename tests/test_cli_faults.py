@@ -36,7 +36,7 @@ def files(
     planned.model_copy(update={"model": other}).save(folder / "other-plan.json")
     planned.model_copy(update={"choice": "conv9"}).save(folder / "lost.json")
     one: Learned = learned[0]
-    (folder / "n.npz").write_bytes(one.collection.to_bytes())
+    (folder / "n.npz").write_bytes(one.noise.to_bytes())
     (folder / "garbage.json").write_bytes(b"\xff\xfe{]")
     (folder / "empty.json").write_text("")
     (folder / "list.json").write_text("[1, 2]")
@@ -174,6 +174,7 @@ FAULTS: list[tuple[str, ...]] = [
         "p.json is a plan file, but a measurement file is needed here",
     ),
     ("demo --link wify -o out", "unknown link 'wify'"),
+    ("demo --mechanism laplas -o out", "unknown mechanism 'laplas', did you mean 'laplace'"),
     ("demo -o e.json/out", "cannot be written"),
 ]
 

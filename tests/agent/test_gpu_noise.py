@@ -26,6 +26,8 @@ from edgecut.agent.inputs import InputError
 from edgecut.agent.onnxruntime_cuda import CudaSessionRunner
 from edgecut.agent.tensorrt_runner import TensorRTRunner
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import ElementNoise
+from edgecut.noise_kernels.mechanism import Noise
 from edgecut.noise_kernels.randomness import NoiseStream
 from edgecut.noise_kernels.sampler import sample
 
@@ -56,6 +58,28 @@ def make(n: int, tensors: Any = None, distributions: int = 3) -> NoiseCollection
     orders = np.argsort(rng.random((distributions, n)), axis=1)
     loc, scale = rng.normal(size=distributions), rng.uniform(0.5, 2, size=distributions)
     return NoiseCollection(loc, scale, orders, tensors or [("x", (n,))], "sha256:" + "0" * 64, "x")
+
+
+ELEMENTS = ["laplace", "normal", "mixed"]
+
+
+def elements(kind: str, values: int, tensors: Any = None, place: str = "cut") -> ElementNoise:
+    """Independent noise of a law, or mixed normal noise."""
+    rng = np.random.default_rng([values, ELEMENTS.index(kind)])
+    mixed, law = kind == "mixed", "laplace" if kind == "laplace" else "normal"
+    mixing = rng.normal(size=(values, values)) if mixed else None
+    loc, scale = rng.normal(size=values), rng.uniform(0.5, 2, size=values)
+    tensors = tensors or [("x", (values,))]
+    mechanism = "gaussian" if mixed else "cloak"
+    return ElementNoise(mechanism, law, loc, scale, tensors, "sha256:" + "0" * 64, "x", mixing, place)
+
+
+def tolerance(noise: Noise) -> Any:
+    """How far from NumPy's the noise may be: 4e-6 of its scale, or of all scales that are mixed, and its rounding."""
+    if isinstance(noise, NoiseCollection):
+        return 4e-6 * noise.scale.max()
+    share = noise.scale if noise.mixing is None else np.abs(noise.mixing) @ noise.scale
+    return 4e-6 * share + 1e-6
 
 
 def load(path: Path) -> Any:
@@ -100,11 +124,11 @@ def gpu(device: Any) -> Iterator[Any]:
     device.stream.close()
 
 
-def expected(collection: NoiseCollection, pairs: list[tuple[bytes, bytes]]) -> np.ndarray:
-    return np.stack([sample(collection, *pair) for pair in pairs])
+def expected(noise: Noise, pairs: list[tuple[bytes, bytes]]) -> np.ndarray:
+    return np.stack([sample(noise, *pair) for pair in pairs])
 
 
-def run(gpu: Any, noise: GpuNoise, collection: NoiseCollection, how: str, activation: np.ndarray) -> np.ndarray:
+def run(gpu: Any, noise: GpuNoise, how: str, activation: np.ndarray) -> np.ndarray:
     tensor = cuda.Tensor(gpu.device, activation.shape, np.float32)
     try:
         tensor.host[...] = activation
@@ -139,12 +163,55 @@ def test_same_noise_as_numpy(gpu: Any, how: str, n: int, batch: int, tiled: bool
     collection, seeds = make(n), Foretold()
     activation = np.random.default_rng(1).standard_normal((batch, n)).astype(np.float32)
     noise = GpuNoise(gpu.device, collection, batch, seeds=seeds, tiled=tiled)
-    first = run(gpu, noise, collection, how, activation)
-    second = run(gpu, noise, collection, how, activation)
+    first = run(gpu, noise, how, activation)
+    second = run(gpu, noise, how, activation)
     noise.close()
     for result, pairs in ((first, seeds.given[:batch]), (second, seeds.given[batch:])):
         assert np.abs(result - (activation + expected(collection, pairs))).max() <= 4e-6 * collection.scale.max()
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("how", ["fused", "split"])
+@pytest.mark.parametrize("kind", ELEMENTS)
+@pytest.mark.parametrize(("values", "batch"), [(1, 2), (40, 66), (1025, 3)])
+def test_same_independent_noise_as_numpy(gpu: Any, how: str, kind: str, values: int, batch: int) -> None:
+    known, seeds = elements(kind, values), Foretold(key_lasts=batch + 1)
+    activation = np.random.default_rng(1).standard_normal((batch, values)).astype(np.float32)
+    noise = GpuNoise(gpu.device, known, batch, seeds=seeds)
+    first = run(gpu, noise, how, activation)
+    second = run(gpu, noise, how, activation)  # the key changes after its first request
+    noise.close()
+    for result, pairs in ((first, seeds.given[:batch]), (second, seeds.given[batch:])):
+        assert (np.abs(result - (activation + expected(known, pairs))) <= tolerance(known)).all()
+    assert not np.array_equal(first, second)
+    assert {what for _, what in gpu.log() if "noise" in what} == {
+        f"edgecut_noise_{'mixed' if kind == 'mixed' else 'elements'}",
+        *(["edgecut_noise_add"] if how == "split" else []),
+    }
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("kind", ELEMENTS)
+def test_both_ways_give_the_same_bits(gpu: Any, kind: str) -> None:
+    activation = np.random.default_rng(1).standard_normal((3, 300)).astype(np.float32)
+    results = []
+    for how in ("fused", "split"):
+        noise = GpuNoise(gpu.device, elements(kind, 300), 3, seeds=Foretold())
+        results.append(run(gpu, noise, how, activation))
+        noise.close()
+    assert np.array_equal(*results)
+
+
+@pytest.mark.deep
+def test_no_noise_changes_nothing(gpu: Any) -> None:
+    """Of scales of 0, as the mechanism `none` has them."""
+    nothing = ElementNoise("none", "laplace", np.zeros(40), np.zeros(40), [("x", (40,))], "sha256:" + "0" * 64, "x")
+    activation = np.random.default_rng(1).standard_normal((2, 40)).astype(np.float32)
+    noise = GpuNoise(gpu.device, nothing, 2)
+    results = [run(gpu, noise, how, activation) for how in ("fused", "split")]
+    noise.close()
+    assert all(np.array_equal(result, activation) for result in results)
 
 
 @pytest.mark.deep
@@ -155,7 +222,7 @@ def test_both_ways_and_both_kernels_give_the_same_bits(gpu: Any) -> None:
     for how in ("fused", "split"):
         for tiled in (False, True):
             noise = GpuNoise(gpu.device, collection, 2, seeds=Foretold(), tiled=tiled)
-            results.append(run(gpu, noise, collection, how, activation).tobytes())
+            results.append(run(gpu, noise, how, activation).tobytes())
             noise.close()
     assert len(set(results)) == 1
 
@@ -165,7 +232,7 @@ def test_both_ways_and_both_kernels_give_the_same_bits(gpu: Any) -> None:
 def test_a_key_that_changes_inside_a_batch(gpu: Any, tiled: bool) -> None:
     collection, seeds = make(300), Foretold(key_lasts=3)
     noise = GpuNoise(gpu.device, collection, 8, seeds=seeds, tiled=tiled)
-    result = run(gpu, noise, collection, "fused", np.zeros((8, 300), np.float32))
+    result = run(gpu, noise, "fused", np.zeros((8, 300), np.float32))
     noise.close()
     assert len({key for key, _ in seeds.given}) == 3
     assert np.abs(result - expected(collection, seeds.given)).max() <= 4e-6 * collection.scale.max()
@@ -176,7 +243,7 @@ def test_requests_that_do_not_fit_at_once(gpu: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu_noise, "_RANKS_AT_ONCE", 2 * 4096)
     collection, seeds = make(300), Foretold()
     noise = GpuNoise(gpu.device, collection, 5, seeds=seeds, tiled=True)
-    result = run(gpu, noise, collection, "split", np.zeros((5, 300), np.float32))
+    result = run(gpu, noise, "split", np.zeros((5, 300), np.float32))
     noise.close()
     assert [what for _, what in gpu.log()].count("edgecut_noise_tiles") == 3
     assert np.abs(result - expected(collection, seeds.given)).max() <= 4e-6 * collection.scale.max()
@@ -184,8 +251,9 @@ def test_requests_that_do_not_fit_at_once(gpu: Any, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.deep
 @pytest.mark.parametrize("how", ["fused", "split"])
-def test_int8(gpu: Any, how: str) -> None:
-    collection, seeds = make(700), Foretold()
+@pytest.mark.parametrize("known", [make(700), *(elements(kind, 700) for kind in ELEMENTS)], ids=["sorted", *ELEMENTS])
+def test_int8(gpu: Any, how: str, known: Noise) -> None:
+    seeds = Foretold()
     activation = 3 * np.random.default_rng(1).standard_normal((2, 700)).astype(np.float32)
     given = cuda.Tensor(gpu.device, activation.shape, np.float32)
     given.host[...] = activation
@@ -193,7 +261,7 @@ def test_int8(gpu: Any, how: str) -> None:
     results = []
     for inverse_step, dtype in ((0.0, np.float32), (20.0, np.int8)):
         seeds.given.clear()
-        noise = GpuNoise(gpu.device, collection, 2, seeds=seeds)
+        noise = GpuNoise(gpu.device, known, 2, seeds=seeds)
         out = cuda.Tensor(gpu.device, activation.shape, dtype)
         if how == "fused":
             noise.fused(gpu.stream.address, given.address, out.address, inverse_step)
@@ -227,6 +295,14 @@ def test_refusals(gpu: Any) -> None:
 
 
 @pytest.mark.deep
+def test_a_matrix_too_large_is_refused(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_noise, "MOST_MIXED", 40)
+    GpuNoise(gpu.device, elements("mixed", 40)).close()
+    with pytest.raises(BackendError, match="a matrix on a GPU mixes at most 40 values, and this one is for 41"):
+        GpuNoise(gpu.device, elements("mixed", 41))
+
+
+@pytest.mark.deep
 def test_noise_is_never_added_twice(gpu: Any) -> None:
     noise = GpuNoise(gpu.device, make(20), 1)
     tensor = cuda.Tensor(gpu.device, (1, 20), np.float32)
@@ -252,11 +328,22 @@ def test_drawn_noise_is_overwritten_at_the_end(gpu: Any, tiled: bool) -> None:
 
 
 @pytest.mark.deep
+@pytest.mark.parametrize("kind", ELEMENTS)
+def test_drawn_independent_noise_is_overwritten_at_the_end(gpu: Any, kind: str) -> None:
+    noise = GpuNoise(gpu.device, elements(kind, 300), 2)
+    noise.draw(gpu.stream.address)
+    before = gpu.driver.library.fake_zeroed()
+    noise.close()
+    assert gpu.driver.library.fake_zeroed() - before == 4 * 2 * 300
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("name", ["cuModuleLoadData", "cuMemAlloc_v2", "cuMemcpyHtoD_v2"])
-def test_a_failed_start_gives_all_back(gpu: Any, name: str) -> None:
+@pytest.mark.parametrize("known", [make(20000), elements("mixed", 20)], ids=["sorted", "mixed"])
+def test_a_failed_start_gives_all_back(gpu: Any, name: str, known: Noise) -> None:
     gpu.driver.fail(name, 700)
     with pytest.raises(BackendError, match="illegal memory access"):
-        GpuNoise(gpu.device, make(20000))
+        GpuNoise(gpu.device, known)
 
 
 @pytest.mark.deep
@@ -266,7 +353,7 @@ def test_in_a_borrowed_context(gpu: Any) -> None:
     assert (device.name, device.compute_capability) == ("Fake GPU", (6, 2))
     collection, seeds = make(120), Foretold()
     noise = GpuNoise(device, collection, 1, seeds=seeds)
-    result = run(gpu, noise, collection, "fused", np.zeros((1, 120), np.float32))
+    result = run(gpu, noise, "fused", np.zeros((1, 120), np.float32))
     noise.close()
     device.close()
     assert np.abs(result - expected(collection, seeds.given)).max() <= 4e-6 * collection.scale.max()
@@ -342,6 +429,41 @@ def test_noise_behind_an_engine(device: Any, values: np.ndarray, two_tensors: An
 
 
 @pytest.mark.deep
+@pytest.mark.parametrize("steps", [None, [0.05, 2.0]])
+@pytest.mark.parametrize("kind", ELEMENTS)
+def test_independent_noise_behind_an_engine(
+    device: Any, values: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str, steps: list[float] | None
+) -> None:
+    seeds, known = Foretold(), elements(kind, 24, [("b", (12,)), ("a", (12,))])
+    monkeypatch.setattr(gpu_noise, "NoiseStream", lambda: seeds)
+    runner = Edge(device, values)
+    runner.add_noise(known, steps=steps)
+    made = runner.call({"x": values})
+    runner.close()
+    noise = expected(known, seeds.given)
+    sums = {"a": 2 * values[:, :12] + noise[:, 12:], "b": 2 * values[:, 12:] + noise[:, :12]}
+    for name, step in (("a", 2.0), ("b", 0.05)):
+        if steps is None:
+            assert np.abs(made[name] - sums[name]).max() <= np.max(tolerance(known)) + 1e-5
+        else:
+            wanted = np.clip(sums[name] / step, -128, 127)
+            assert made[name].dtype == np.int8 and np.abs(made[name] - wanted).max() <= 0.5 + 1e-2
+
+
+@pytest.mark.deep
+def test_noise_that_is_not_made_on_a_gpu(device: Any, values: np.ndarray) -> None:
+    """That of the input, and that which follows from the activation: the runner goes on without noise."""
+    runner = Edge(device, values)
+    tensors = [("b", (12,)), ("a", (12,))]
+    with pytest.raises(BackendError, match="noise that is added to the model's input is made before"):
+        runner.add_noise(elements("laplace", 24, tensors, place="input"))
+    with pytest.raises(BackendError, match="noise that follows from what it is added to is made where"):
+        runner.add_noise(elements("laplace", 24, tensors), sticky=True)
+    assert np.array_equal(runner.outputs()["a"], 2 * values[:, :12])
+    runner.close()
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("version", ["8.2.1.8", "10.3.0"])
 def test_noise_behind_tensorrt(device: Any, monkeypatch: pytest.MonkeyPatch, version: str, tmp_path: Path) -> None:
     """With the stand-in for TensorRT, whose engine doubles its input."""
@@ -365,7 +487,9 @@ def test_noise_behind_tensorrt(device: Any, monkeypatch: pytest.MonkeyPatch, ver
     assert [what for number, what in log if number != main] == ["wait", "edgecut_noise_block", "record"]
 
 
-def doubling_side(monkeypatch: pytest.MonkeyPatch, version: str, driver: Any, opened: list[Any]) -> EdgeSide:
+def doubling_side(
+    monkeypatch: pytest.MonkeyPatch, version: str, driver: Any, opened: list[Any], noise: Noise | None = None
+) -> EdgeSide:
     """An edge side whose partition, and the rest of its model, double what they get, on the stand-in for TensorRT."""
     trt = load(TESTS / "agent" / "test_tensorrt_engine.py")
     # The stand-in's own flush is for one stream alone, and here are two runners.
@@ -382,22 +506,28 @@ def doubling_side(monkeypatch: pytest.MonkeyPatch, version: str, driver: Any, op
     monkeypatch.setattr(
         edge_part, "load_backend", lambda name: SimpleNamespace(open_runner=open_runner, usable=lambda: None)
     )
+    noise = noise or make(6, [("y", (6,))])
     tensors = [Tensor(name, "float32", (6,), None) for name in ("x", "y", "y")]
     description = Description(
-        "small", tensors[0], None, (tensors[1],), tensors[2], "shredder",
+        "small", tensors[0], None, (tensors[1],), tensors[2], noise.mechanism,
         Target("tx2", "tensorrt", "float32", 1), "rest.onnx", (), (),
     )  # fmt: skip
-    files = {"edge.onnx": b"edge", "rest.onnx": b"rest", "noise.npz": make(6, [("y", (6,))]).to_bytes()}
+    files = {"edge.onnx": b"edge", "rest.onnx": b"rest", "noise.npz": noise.to_bytes()}
     return EdgeSide("folder", "sha256:0", description, files)
 
 
 @pytest.mark.deep
-def test_an_edge_part_on_a_gpu(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "noise",
+    [make(6, [("y", (6,))]), *(elements(kind, 6, [("y", (6,))]) for kind in ELEMENTS)],
+    ids=["sorted", *ELEMENTS],
+)
+def test_an_edge_part_on_a_gpu(device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, noise: Noise) -> None:
     """Item by item, and nothing without noise is ever copied back."""
     seeds = Foretold()
     opened: list[Any] = []
     monkeypatch.setattr(gpu_noise, "NoiseStream", lambda: seeds)
-    side = doubling_side(monkeypatch, "8.2.1.8", device.driver, opened)
+    side = doubling_side(monkeypatch, "8.2.1.8", device.driver, opened, noise)
     part = EdgePart(side, cache=str(tmp_path))
     try:
         assert (part.backend, part.noise_on, part.draw(3)) == ("tensorrt", "the GPU", None)
@@ -407,11 +537,34 @@ def test_an_edge_part_on_a_gpu(device: Any, monkeypatch: pytest.MonkeyPatch, tmp
         log = [what for _, what in device.log()]
     finally:
         part.close()
-    assert np.abs(noisy - (2 * x + expected(make(6), seeds.given))).max() <= 2e-5
+    assert np.abs(noisy - (2 * x + expected(noise, seeds.given))).max() <= 2e-5
     assert log.count("to host") == 3 == log.count("edgecut_noise_add")
     assert all(
         log[:i].count("edgecut_noise_add") > log[:i].count("to host") for i, w in enumerate(log) if w == "to host"
     )
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("how", ["input", "sticky"])
+def test_an_edge_part_whose_noise_is_not_made_on_the_gpu(
+    device: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """That of the input, and sticky noise: on the processor, and the reason is said."""
+    place, name, reason = ("input", "x", "the model's input") if how == "input" else ("cut", "y", "follows from")
+    noise = elements("laplace", 6, [(name, (6,))], place=place)
+    side = doubling_side(monkeypatch, "8.2.1.8", device.driver, [], noise)
+    side = side._replace(description=side.description._replace(sticky=how == "sticky"))
+    part = EdgePart(side, cache=str(tmp_path / "cache"))
+    try:
+        x = np.zeros((2, 6), np.float32)
+        device.log()
+        (first,), (second,) = part.protected(x), part.protected(x)
+        log = [what for _, what in device.log()]
+    finally:
+        part.close()
+    assert part.noise_on.startswith("the processor, since noise that") and reason in part.noise_on
+    assert not [what for what in log if "noise" in what] and np.abs(first).min() > 0
+    assert np.array_equal(first, second) == (how == "sticky")
 
 
 @pytest.mark.deep
@@ -558,16 +711,20 @@ def test_an_engine_that_fails_lets_nothing_out(device: Any, values: np.ndarray, 
 @pytest.mark.parametrize("tensors", [[("a", (24,))], [("a", (12,)), ("c", (12,))], [("a", (13,)), ("b", (11,))]])
 def test_noise_of_another_cut_is_refused(device: Any, values: np.ndarray, tensors: Any) -> None:
     runner = Edge(device, values)
-    with pytest.raises(BackendError, match="learn noise for this cut"):
-        runner.add_noise(make(24, tensors))
+    for noise in (make(24, tensors), elements("laplace", 24, tensors)):
+        with pytest.raises(BackendError, match="learn noise for this cut"):
+            runner.add_noise(noise)
     runner.close()
 
 
 def test_constants_are_those_of_the_source() -> None:
     text = source().decode()
-    for name in ("RANKS", "MOST_ROWS", "BLOCK_THREADS", "TILE_THREADS", "SHARED_BYTES"):
+    names = ("RANKS", "MOST_ROWS", "BLOCK_THREADS", "TILE_THREADS", "SHARED_BYTES", "ELEMENT_THREADS", "MIXED_ROWS")
+    for name in names:
         match = re.search(rf"#define {name} +(\d+)", text)
         assert match is not None and int(match.group(1)) == getattr(gpu_noise, name)
     assert f"n <= {gpu_noise.BLOCK_ELEMENTS} " in text
+    assert f"{gpu_noise.MOST_MIXED} at most in all" in text
     # A block's shared memory, and an allocation of it, at the largest.
     assert gpu_noise.SHARED_BYTES + 4 * 17 * (gpu_noise.BLOCK_THREADS - 1) <= 48 << 10
+    assert gpu_noise.shared_floats_bytes(gpu_noise.MOST_MIXED) <= 48 << 10

@@ -77,7 +77,7 @@ def test_what_is_sent_is_the_rounded_sum(
     if ahead:
         protector.draw_ahead(batch)
     made = protector.add(activations)
-    noise = np.stack([sample(protector.collection, *pair) for pair in recorded.pairs])
+    noise = np.stack([sample(protector.noise, *pair) for pair in recorded.pairs])
     assert len(recorded.pairs) == batch and all(np.array_equal(a, b) for a, b in zip(activations, kept, strict=True))
     start = 0
     for sent, activation, step in zip(made, activations, steps, strict=True):

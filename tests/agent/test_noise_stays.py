@@ -1,9 +1,9 @@
 """Nothing about the noise reaches the cloud but the sum it is part of: wire, metadata, logs and error texts.
 
-Two edge sides that differ in their noise alone talk to one server process. With the noisy activations taken out, what
-they sent, were answered and left in the log must be the same, byte for byte where time is no part of it. The files of
-a cloud side are looked through in tests/runtime/test_bundle.py and test_int8_wire.py, the steps of the sampler in
-tests/noise_kernels/test_one_path.py.
+Edge sides that differ in their noise alone, or in its mechanism, talk to one server process. With the noisy activations
+taken out, what they sent, were answered and left in the log must be the same, byte for byte where time is no part of
+it. The files of a cloud side are looked through in tests/runtime (test_bundle.py, test_int8_wire.py and
+test_mechanism_bundles.py), the steps of the sampler in tests/noise_kernels/test_one_path.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from edgecut.agent.session import Session, open_parts
 from edgecut.agent.transport import TransportError
 from edgecut.models.quantise import with_int8_inputs
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import ElementNoise
 from edgecut.runtime import oip
 from edgecut.runtime.repository import write_model
 
@@ -83,6 +84,18 @@ def other_noise(side: Any) -> None:
     )
     (side.folder / "noise.npz").write_bytes(side.collection.to_bytes())
     side.write()
+
+
+def other_mechanism(side: Any, mechanism: str, place: str = "cut", sticky: bool = False) -> None:
+    """Noise of another mechanism in the same edge side."""
+    tensors = [("a", (40,))] if place == "cut" else [("x", (6,))]
+    n = tensors[0][1][0]
+    law = "laplace" if mechanism in ("laplace", "cloak") else "normal"
+    mixing = np.tri(n) if mechanism == "gaussian" else None
+    scale = np.full(n, 0.0 if mechanism == "none" else 2.0)
+    noise = ElementNoise(mechanism, law, np.zeros(n), scale, tensors, "sha256:" + "a" * 64, "a", mixing, place)
+    (side.folder / "noise.npz").write_bytes(noise.to_bytes())
+    side.write(mechanism=mechanism, **({"sticky": True} if sticky else {}))
 
 
 def session_of(side: Any, server: str) -> tuple[Session, list[bytes]]:
@@ -168,30 +181,49 @@ def lines_of(log: Path, start: int) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in changing} for line in found]
 
 
-def test_another_noise_looks_the_same_from_outside(side: Any, logged: tuple[str, int, Path], wire: str) -> None:
+CHANGES: tuple[Callable[[Any], None], ...] = (
+    lambda side: None,
+    other_noise,
+    lambda side: other_mechanism(side, "laplace"),
+    lambda side: other_mechanism(side, "gaussian"),
+    lambda side: other_mechanism(side, "channel"),
+    lambda side: other_mechanism(side, "cloak", "input"),
+    lambda side: other_mechanism(side, "none"),
+    lambda side: other_mechanism(side, "cloak", "cut", sticky=True),
+)
+REPEATING = CHANGES[-2:]
+"""No noise, and sticky noise: the same input is the same message, by design."""
+
+
+def test_another_noise_or_mechanism_looks_the_same_from_outside(
+    side: Any, logged: tuple[str, int, Path], wire: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host, port, log = logged
     tap = Tap((host, port))
     seen, entries, texts = [], [], []
-    for turn in range(2):
-        if turn:
-            other_noise(side)
+    for change in CHANGES:
+        change(side)
+        if change is CHANGES[-1]:
+            monkeypatch.setenv("EDGECUT_CACHE", str(tmp_path / "cache"))  # for its secret
         tap.up.clear()
         tap.down.clear()
         start = len(log.read_text())
         errors, sent, answers = talk(side, f"http://127.0.0.1:{tap.port}")
-        assert len(sent) == REQUESTS + 3 and len(set(sent)) == len(sent)
+        assert len(sent) == REQUESTS + 3 and (change in REPEATING or len(set(sent)) == len(sent))
         down = [answer.tobytes() for answer in answers]
         seen.append(Seen(without_values(bytes(tap.up), sent), without_values(bytes(tap.down), down), errors, sent))
         entries.append(lines_of(log, start))
         texts.append(log.read_text()[start:])
-    one, other = seen
-    assert one.up == other.up and one.down == other.down and one.errors == other.errors
+    one = seen[0]
+    for other, entry in zip(seen[1:], entries[1:], strict=True):
+        assert one.up == other.up and one.down == other.down and one.errors == other.errors
+        assert entries[0] == entry and len(entry) >= REQUESTS + 3
     assert one.up.count(b"<payload>") == REQUESTS + 3 and len(one.errors) == 4
-    assert entries[0] == entries[1] and len(entries[0]) >= REQUESTS + 3
+    secret = "noise|laplace|shredder|cloak|gauss|sticky|mechanism|distribution|chacha|nonce|loc\\b|scale"
     for text in (one.up.decode(), one.down.decode(), *texts):
-        assert not re.search("noise|laplace|shredder|distribution|chacha|nonce|loc\\b|scale", text, re.IGNORECASE)
+        assert not re.search(secret, text, re.IGNORECASE)
     # The control: what was taken out does differ by far more than the sampling itself.
-    spread = [np.std(np.frombuffer(b"".join(each.sent[:REQUESTS]), wire)) for each in seen]
+    spread = [np.std(np.frombuffer(b"".join(each.sent[:REQUESTS]), wire)) for each in seen[:2]]
     assert spread[1] > (50 if wire == "float32" else 10) * spread[0]  # int8 ends at 127
 
 

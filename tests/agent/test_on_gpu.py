@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from edgecut.agent import cuda
 from edgecut.agent.backends import Settings, load_backend
 from edgecut.agent.gpu_noise import BLOCK_ELEMENTS, GpuNoise, source
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import ElementNoise
+from edgecut.noise_kernels.mechanism import Noise
 from edgecut.noise_kernels.randomness import NoiseStream
 from edgecut.noise_kernels.sampler import sample
 
@@ -117,14 +121,64 @@ def make(n: int, distributions: int = 5) -> NoiseCollection:
     return NoiseCollection(loc, scale, orders, [("x", (n,))], "sha256:" + "0" * 64, "x")
 
 
-def on_processor(folder: Path) -> Any:
-    """The same source built for the processor."""
+def elements(kind: str, values: int) -> ElementNoise:
+    """Independent noise of a law, or mixed normal noise."""
+    rng = np.random.default_rng(values)
+    mixing = rng.normal(size=(values, values)) if kind == "mixed" else None
+    loc, scale = rng.normal(size=values), rng.uniform(0.5, 2, size=values)
+    law, mechanism = "laplace" if kind == "laplace" else "normal", "cloak" if mixing is None else "gaussian"
+    return ElementNoise(mechanism, law, loc, scale, [("x", (values,))], "sha256:" + "0" * 64, "x", mixing)
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same source built for the processor; skips where there is no GPU to compare it with."""
+    if cuda.usable():
+        pytest.skip(f"no GPU: {cuda.usable()}")
     path = Path(__file__).resolve().parents[1] / "noise_kernels" / "cuda" / "building.py"
     spec = importlib.util.spec_from_file_location("building", path)
     assert spec is not None and spec.loader is not None
     building = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(building)
-    return building.Kernels(building.build(folder, source().decode()))
+    return building.Kernels(building.build(tmp_path_factory.mktemp("noise"), source().decode()))
+
+
+def both(noise: Noise, batch: int, how: str, folder: Path) -> tuple[np.ndarray, list[np.ndarray], Foretold]:
+    """(activation, its noisy sums as float32 and as int8 in steps of 20, the seeds of both)."""
+    n, seeds = noise.values, Foretold()
+    device = cuda.Device()
+    main, beside, drawn = cuda.Stream(device), cuda.Stream(device), cuda.Event(device)
+    made = GpuNoise(device, noise, batch, str(folder / "cache"), seeds)
+    tensor, levels = (cuda.Tensor(device, (batch, n), dtype) for dtype in (np.float32, np.int8))
+    tensor.host[...] = activation = np.random.default_rng(n).standard_normal((batch, n)).astype(np.float32)
+    results = []
+    for place, inverse_step in ((tensor, 0.0), (levels, 0.05)):
+        tensor.to_device(main)
+        if how == "fused":
+            made.fused(main.address, tensor.address, place.address, inverse_step)
+        else:
+            made.draw(beside.address)
+            drawn.record(beside)
+            main.wait(drawn)
+            made.add(main.address, tensor.address, place.address, inverse_step)
+        place.to_host(main)
+        main.synchronise()
+        results.append(np.array(place.host))
+        tensor.host[...] = activation
+    for held in (made, tensor, levels, drawn, beside, main, device):
+        held.close()
+    return activation, results, seeds
+
+
+def check_bits(
+    results: list[np.ndarray], given: list[tuple[bytes, bytes]], activation: np.ndarray, processor: Callable[..., Any]
+) -> None:
+    """Bit for bit what `processor(pairs, activation, inverse_step)` gives with the same source."""
+    batch = len(activation)
+    for result, pairs, inverse_step in ((results[0], given[:batch], 0.0), (results[1], given[batch:], 0.05)):
+        for start in range(0, batch, 64):
+            part = slice(start, start + 64)
+            assert np.array_equal(result[part], processor(pairs[part], activation[part], inverse_step))
 
 
 @pytest.mark.gpu
@@ -133,42 +187,12 @@ def on_processor(folder: Path) -> Any:
     ("n", "batch"),
     [(2, 1), (120, 70), (480, 3), (9216, 2), (BLOCK_ELEMENTS, 1), (BLOCK_ELEMENTS + 1, 2), (70_000, 1), (401_408, 1)],
 )
-def test_noise(how: str, n: int, batch: int, tmp_path: Path) -> None:
+def test_noise(kernels: Any, how: str, n: int, batch: int, tmp_path: Path) -> None:
     """What NumPy draws, to within 4e-6 scale; bit for bit what the same source gives on the processor."""
-    if cuda.usable():
-        pytest.skip(f"no GPU: {cuda.usable()}")
-    collection, seeds = make(n), Foretold()
-    device = cuda.Device()
-    main, beside, drawn = cuda.Stream(device), cuda.Stream(device), cuda.Event(device)
-    noise = GpuNoise(device, collection, batch, str(tmp_path / "cache"), seeds)
-    tensor, levels = (cuda.Tensor(device, (batch, n), dtype) for dtype in (np.float32, np.int8))
-    tensor.host[...] = activation = np.random.default_rng(n).standard_normal((batch, n)).astype(np.float32)
-    results = []
-    for place, inverse_step in ((tensor, 0.0), (levels, 0.05)):
-        tensor.to_device(main)
-        if how == "fused":
-            noise.fused(main.address, tensor.address, place.address, inverse_step)
-        else:
-            noise.draw(beside.address)
-            drawn.record(beside)
-            main.wait(drawn)
-            noise.add(main.address, tensor.address, place.address, inverse_step)
-        place.to_host(main)
-        main.synchronise()
-        results.append(np.array(place.host))
-        tensor.host[...] = activation
-    for held in (noise, tensor, levels, drawn, beside, main, device):
-        held.close()
-    kernels = on_processor(tmp_path)
-    for result, pairs, inverse_step in (
-        (results[0], seeds.given[:batch], 0.0),
-        (results[1], seeds.given[batch:], 0.05),
-    ):
-        for start in range(0, batch, 64):
-            same = kernels.noise(
-                collection, pairs[start : start + 64], activation[start : start + 64], inverse_step, n > BLOCK_ELEMENTS
-            )[0]
-            assert np.array_equal(result[start : start + 64], same)
+    collection = make(n)
+    activation, results, seeds = both(collection, batch, how, tmp_path)
+    tiled = n > BLOCK_ELEMENTS
+    check_bits(results, seeds.given, activation, lambda *given: kernels.noise(collection, *given, tiled)[0])
     for row, pair in zip(results[0] - activation, seeds.given, strict=False):
         expected = sample(collection, *pair)
         # The distributions' centres are up to 4000, and float32 is no finer than 2.4e-4 there.
@@ -176,8 +200,31 @@ def test_noise(how: str, n: int, batch: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("how", ["fused", "split"])
+@pytest.mark.parametrize(
+    ("kind", "values", "batch"),
+    [
+        *[(law, values, batch) for law in ("laplace", "normal") for values, batch in ((1, 1), (120, 70), (9217, 2))],
+        ("laplace", 401_408, 1),
+        ("normal", 401_408, 1),
+        ("mixed", 1, 3),
+        ("mixed", 40, 66),
+        ("mixed", 4225, 1),
+    ],
+)
+def test_independent_noise(kernels: Any, how: str, kind: str, values: int, batch: int, tmp_path: Path) -> None:
+    """What NumPy draws, to within 4e-6 of the scales; bit for bit what the same source gives on the processor."""
+    noise = elements(kind, values)
+    activation, results, seeds = both(noise, batch, how, tmp_path)
+    check_bits(results, seeds.given, activation, functools.partial(kernels.elements, noise))
+    share = noise.scale if noise.mixing is None else np.abs(noise.mixing) @ noise.scale
+    for row, pair in zip(results[0] - activation, seeds.given, strict=False):
+        assert (np.abs(row - sample(noise, *pair)) <= 4e-6 * share + 1e-5).all()
+
+
+@pytest.mark.gpu
 def test_noise_behind_a_backend(model: str, tmp_path: Path) -> None:
-    """Fresh for each request, and in the order of one of the distributions."""
+    """Fresh for each request; a collection's in the order of one of its distributions, Cloak's about its means."""
     if cuda.usable():
         pytest.skip(f"no GPU: {cuda.usable()}")
     backends = [load_backend(name) for name in BACKENDS]
@@ -186,15 +233,22 @@ def test_noise_behind_a_backend(model: str, tmp_path: Path) -> None:
         pytest.skip("no GPU backend is installed")
     rng = np.random.default_rng(0)
     orders = np.argsort(rng.random((3, SIZE)), axis=1)
-    collection = NoiseCollection([0, 0, 0], [1, 1, 1], orders, [("y", (SIZE,))], "sha256:" + "0" * 64, "y")
+    about = [("y", (SIZE,))], "sha256:" + "0" * 64, "y"
+    collection = NoiseCollection([0, 0, 0], [1, 1, 1], orders, *about)
+    means = np.arange(SIZE)
+    cloak = ElementNoise("cloak", "normal", means, np.full(SIZE, 0.1), *about)
     for backend in usable:
-        runner = backend.open_runner(model, FEED, Settings(cache=str(tmp_path / "cache")))
-        try:
-            bare = runner.outputs()["y"]
-            runner.add_noise(collection, str(tmp_path / "cache"))
-            noise = [runner.outputs()["y"] - bare for _ in range(5)]
-        finally:
-            runner.close()
-        assert len({each.tobytes() for each in noise}) == 5
-        for each in noise:
-            assert max(np.diff(each[0][order]).min() for order in orders) >= -1e-4
+        for known in (collection, cloak):
+            runner = backend.open_runner(model, FEED, Settings(cache=str(tmp_path / "cache")))
+            try:
+                bare = runner.outputs()["y"]
+                runner.add_noise(known, str(tmp_path / "cache"))
+                noise = [runner.outputs()["y"] - bare for _ in range(5)]
+            finally:
+                runner.close()
+            assert len({each.tobytes() for each in noise}) == 5
+            for each in noise:
+                if known is collection:
+                    assert max(np.diff(each[0][order]).min() for order in orders) >= -1e-4
+                else:
+                    assert 0 < np.abs(each[0] - means).max() <= 0.1 * 5.8 + 1e-3

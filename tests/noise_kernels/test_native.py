@@ -409,14 +409,28 @@ SOURCE = (ROOT / "noise_kernels" / "noise.c").read_bytes()
         (b"q = q * f + 0x1.5556f4p-2f;", b"q = q * f + 0x1.5756f4p-2f;"),
         (b"x = activation[i] + x;", b"x = activation[i] - x;"),
         (b"+ 12582912.0f - 12582912.0f", b""),
-        (b"enum { TILE = 256, BLOCK = 16, VERSION = 1 };", b"enum { TILE = 256, BLOCK = 16, VERSION = 2 };"),
+        (b"^ x[j] << 31;", b"^ (x[j] >> 31) << 31;"),
+        (b"(start / BLOCK + lane) + 1, x)", b"(start / BLOCK + lane), x)"),
+        (b"NAME(circle)(x[2 * p + 1], &cosine, &sine);", b"NAME(circle)(x[2 * p + 1], &sine, &cosine);"),
+        (b"swap = -(quarters & 1);", b"swap = -(quarters >> 1 & 1);"),
+        (b"((quarters + 1) & 2) << 30", b"(quarters & 2) << 30"),
+        (b"c * square + 0x1.03c1dep-6f;", b"c * square + 0x1.04c1dep-6f;"),
+        (b"radius[i] = __builtin_sqrtf(radius[i]);", b""),
+        (b"PICK(c, d, 2, 6, 3, 7);", b"PICK(c, d, 2, 6, 7, 3);"),
+        (
+            b"sums[r * vectors + v] += column * values[r * padded(n) + k];",
+            b"sums[r * vectors + v] += column * values[k];",
+        ),
+        (b"values, n, 1, PANEL, mixed);", b"values, n - 1, 1, PANEL, mixed);"),
+        (b"scaled[i] *= table->scale[start + i];", b";"),
+        (b"PANEL = 16, GROUP = 4, VERSION = 2 };", b"PANEL = 16, GROUP = 4, VERSION = 3 };"),
     ],
 )
 def test_a_wrong_library_is_refused(right: bytes, wrong: bytes, tmp_path: Path) -> None:
     """What a miscompiling compiler, or a library from another version, would give."""
     assert SOURCE.count(right) >= 1
     library = compiled(SOURCE.replace(right, wrong), tmp_path / "wrong", "-w", "-O1", "-DEDGECUT_NOISE_PORTABLE")
-    with pytest.raises(ValueError, match=r"does not give the noise it should|is version 2"):
+    with pytest.raises(ValueError, match=r"does not give the noise it should|is version 3"):
         native._checked(str(library))
 
 
@@ -440,6 +454,7 @@ import sys
 import numpy as np
 from edgecut.noise_kernels import native
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import ElementNoise
 sampler = native._checked(sys.argv[1])
 for n in [*range(2, 40), 127, 128, 129, 240, 241, 255, 256, 257, 300, 511, 512, 513, 4095, 4096, 4097, 70000]:
     orders = [np.random.RandomState(n).permutation(n) for _ in range(3)]
@@ -453,6 +468,23 @@ for n in [*range(2, 40), 127, 128, 129, 240, 241, 255, 256, 257, 300, 511, 512, 
         sampler.fill(collection, bytes(32), nonces, rows, rows, way=way)
         rows[0, 0], rows[0, 1] = np.nan, np.inf
         sampler.fill(collection, bytes(32), nonces, rows, levels, 30.0, way=way)
+digest = "sha256:" + "0" * 64
+for n in [1, *range(2, 40), 127, 129, 255, 256, 257, 300, 513, 70000]:
+    for law, mixed, scale in [("laplace", 0, 1), ("normal", 0, 1), ("normal", 1, 1), ("laplace", 1, 0)]:
+        if n > 600 and mixed:
+            continue
+        mixing = np.random.RandomState(n).uniform(-1, 1, (n, n)) if mixed else None
+        noise = ElementNoise("cloak", law, np.ones(n), np.full(n, scale), [("x", (n,))], digest, "x", mixing)
+        for batch in (1, 6):
+            nonces = b"".join(i.to_bytes(12, "little") for i in range(batch))
+            for way in range(sampler.widest + 1):
+                sampler._scratch.bytes = 0
+                held = np.zeros(batch * n + 1, np.float32)
+                rows, levels = held[1:].reshape(batch, n), np.zeros((batch, n), np.int8)
+                sampler.fill(noise, bytes(32), nonces, None, rows, way=way)
+                sampler.fill(noise, bytes(32), nonces, rows, rows, way=way)
+                rows[0, 0], rows[-1, -1] = np.nan, np.inf
+                sampler.fill(noise, bytes(32), nonces, rows, levels, 30.0, way=way)
 print("done", sampler.widest)
 """
 

@@ -22,6 +22,7 @@ import pytest
 
 from edgecut.noise_kernels import chacha, native, sampler
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import LAWS, ElementNoise
 
 ROOT = Path(sampler.__file__).parent
 KEY, NONCE = bytes(range(32)), bytes(12)
@@ -91,6 +92,16 @@ def test_numpy_takes_the_same_steps(n: int) -> None:
     assert len({array.tobytes() for array in noise[:COUNT]}) == COUNT, "not every distribution was chosen"
     assert all(steps == found[0] for steps in found)
     assert found[0][1] >= n and sum(found[0][0].values()) > 20
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_independent_noise_takes_the_same_steps_in_numpy(law: str) -> None:
+    """Whatever its words: signs and signs' number are not looked at one by one."""
+    noise = ElementNoise("laplace", law, np.zeros(120), np.ones(120), [("x", (120,))], "sha256:" + "0" * 64, "x")
+    drawn: list[np.ndarray] = []
+    found = [lines_run(lambda i=i: drawn.append(sampler.sample(noise, KEY, nonce(i), "numpy"))) for i in range(6)]
+    assert len({row.tobytes() for row in drawn}) == 6 and all(steps[0] == found[0][0] for steps in found)
+    assert sum(found[0][0].values()) > 15
 
 
 def test_steps_that_depend_on_the_distribution_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from edgecut.cli import app
 from edgecut.errors import EdgecutError
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.mechanism import load_noise
 from edgecut.runtime.accuracy import NoiseAccuracy
 
 pytest.importorskip("torch")
@@ -65,6 +66,9 @@ def test_the_table(command: list[str], tmp_path: Path) -> None:
         (["--alpha", "1"], "the recipe sampled has no alpha"),
         (["--recipe", "papr"], "unknown recipe 'papr', did you mean 'paper'"),
         (["--private", "lift"], "unknown private labels 'lift', did you mean 'left'"),
+        (["--mechanism", "laplas"], "unknown mechanism 'laplas', did you mean 'laplace'"),
+        (["--mechanism", "gaussian"], "the mechanism gaussian has no distributions (shredder has it)"),
+        (["--at", "input"], "the mechanism shredder has no place (cloak has it)"),
         (["--hold-out", "1"], "hold out must be a share"),
         (["--recipe", "paper", "--equation", "5"], "equation must be 3 or 4"),
         (["--report", "/proc/x.json"], "/proc/x.json cannot be written"),
@@ -74,3 +78,19 @@ def test_refusals(options: list[str], words: str, command: list[str], tmp_path: 
     done = run(command, *options)
     assert isinstance(done.exception, EdgecutError) and words in str(done.exception)
     assert not (tmp_path / "n.npz").exists() and "\n" not in str(done.exception)
+
+
+def test_another_mechanism(residual: Any, tmp_path: Path) -> None:
+    plan = residual.planned.save(tmp_path / "p.json")
+    output, report = tmp_path / "n.npz", tmp_path / "r.json"
+    command = ["learn", str(plan), "--model", str(residual.model.path), "--data", str(residual.data), "-o", str(output)]
+    done = run(command, "--mechanism", "laplace", "--max-accuracy-loss", "20", "--report", str(report))
+    assert done.exception is None, done.output
+    shown = " ".join(done.stdout.split())
+    for words in ("mechanism laplace at the cut, 384 values sent for 384", "standard deviations of the activation"):
+        assert words in shown
+    noise, told = load_noise(output), json.loads(report.read_bytes())
+    assert noise.mechanism == told["mechanism"] == "laplace" and told["recipe"] is None is told["distributions"]
+    assert told["scale"] == pytest.approx(told["knob"]["value"], rel=1e-6) and told["values_sent"] == 384
+    refused = run([*command, "--mechanism", "none", "--private", "left"])
+    assert isinstance(refused.exception, EdgecutError) and "knows no labels to hide" in str(refused.exception)

@@ -75,34 +75,37 @@ def test_two_tensors_are_learned_and_counted_right(residual: Any, tmp_path: Path
     path = tmp_path / "new" / "two.noise.npz"
     made = learn(residual.planned, model=str(residual.model.path), data=str(residual.data), settings=TINY, output=path)
     cut = residual.model.spec.cut(residual.planned.choice)
-    assert [name for name, _ in made.collection.tensors] == [tensor.name for tensor in cut.tensors]
-    assert made.collection.n == made.elements == cut.elements == 384 and made.collection.distributions == 2
-    assert NoiseCollection.load(path) == made.collection and made.tries == 1 and made.sse == ()
+    assert [name for name, _ in made.noise.tensors] == [tensor.name for tensor in cut.tensors]
+    assert made.noise.n == made.elements == cut.elements == 384 and made.noise.distributions == 2
+    assert NoiseCollection.load(path) == made.noise and made.tries == 1 and made.sse == ()
     assert [p.name for p in path.parent.iterdir()] == ["two.noise.npz"]
     data = load_data(str(residual.data))
     session = ort.InferenceSession(residual.model.read(), providers=["CPUExecutionProvider"])
     clean = (session.run(None, {"input": data.x_test})[0].argmax(1) == data.y_test).sum()
     assert made.accuracy.without.correct == clean > 150 and made.accuracy.without.total == 200
-    again = noisy_right(residual.model, cut, made.collection, data.x_test, data.y_test, "unseen", DRAWS)
+    again = noisy_right(residual.model, cut, made.noise, data.x_test, data.y_test, "unseen", DRAWS)
     assert abs(made.accuracy.with_noise.correct - again) <= 1 and made.accuracy.with_noise.total == 200 * DRAWS
     held = np.sort(np.random.default_rng(0).permutation(400)[:40])
     x, y = data.x_train[held], data.y_train[held]
-    again = noisy_right(residual.model, cut, made.collection, x, y, "hold-out", HELD_DRAWS)
+    again = noisy_right(residual.model, cut, made.noise, x, y, "hold-out", HELD_DRAWS)
     assert abs(made.hold_out.with_noise.correct - again) <= 1 and made.hold_out.with_noise.total == 40 * HELD_DRAWS
     assert made.epochs == pytest.approx(30 * 32 / 360) and made.learnable_parameters == 384
     assert made.model_parameters == residual.model.spec.parameters
-    assert made.footprint_bytes == made.collection.footprint_bytes == 2 * 384 * 9 // 8
+    assert made.footprint_bytes == made.noise.footprint_bytes == 2 * 384 * 9 // 8
     deviation = np.concatenate(
         [a.reshape(40, -1) for a in halves(residual.model, cut)[0].run(None, {"input": x})], axis=1
     ).std(dtype=np.float64)
     assert made.deviation == pytest.approx(deviation, rel=1e-6)
     assert made.scale_absolute == pytest.approx(0.5 * deviation, rel=1e-6) and made.scale == pytest.approx(0.5)
-    assert np.allclose(made.collection.scale, made.scale_absolute) and (made.collection.loc == 0).all()
-    assert Learned.model_fields["collection"].exclude and "collection" not in made.model_dump_json()
+    assert np.allclose(made.noise.scale, made.scale_absolute) and (made.noise.loc == 0).all()
+    assert Learned.model_fields["noise"].exclude and '"noise"' not in made.model_dump_json()
+    assert (made.mechanism, made.place, made.values_sent) == ("shredder", "cut", 384)
+    assert made.knob is not None and made.knob.value == pytest.approx(0.5) and made.closed_form_bits is None
+    assert made.entropy_bits == pytest.approx(made.noise.entropy_nats / np.log(2))
 
 
 def test_the_collection_fits_its_plan(learned: tuple[Learned, Path], planned: Plan) -> None:
-    made = learned[0].collection
+    made = learned[0].noise
     assert made.model_digest == planned.model.digest and made.cut == planned.choice
     assert made.tensors == tuple((tensor.name, tensor.shape) for tensor in planned.cut.tensors)
     assert NoiseCollection.load(learned[1]) == made
@@ -112,25 +115,25 @@ def test_the_collection_fits_its_plan(learned: tuple[Learned, Path], planned: Pl
 def test_a_seed_gives_the_same_bytes(residual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = residual_run(residual, scale=None, max_accuracy_loss=20.0)
     again = residual_run(residual, scale=None, max_accuracy_loss=20.0)
-    assert again.collection.to_bytes() == first.collection.to_bytes()
+    assert again.noise.to_bytes() == first.noise.to_bytes()
     assert (again.accuracy, again.hold_out, again.tries) == (first.accuracy, first.hold_out, first.tries)
     for change in ({"seed": 1}, {"steps": 31}, {"learning_rate": 0.5}, {"hold_out": 0.3}, {"batch": 31}):
         other = residual_run(residual, **({"scale": None, "max_accuracy_loss": 20.0} | change))
-        assert other.collection != first.collection, change
+        assert other.noise != first.noise, change
     # Where activations are kept makes no difference.
     for place, bound in (("disk", 0), ("nowhere", 0)):
         monkeypatch.setattr(activations, "MEMORY_BYTES", bound)
         monkeypatch.setattr(bench, "HELD_BYTES", bound)
         monkeypatch.setattr(activations, "SPARE_DISK_BYTES", 0 if place == "disk" else 1 << 60)
         made = residual_run(residual, scale=None, max_accuracy_loss=20.0)
-        assert made.kept == place and made.collection == first.collection and made.accuracy == first.accuracy
+        assert made.kept == place and made.noise == first.noise and made.accuracy == first.accuracy
 
 
 def test_groups_learn_the_orders_of_as_many(residual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimise, "GROUP_BYTES", 1)
     made = residual_run(residual, distributions=3)
-    assert len({order.tobytes() for order in made.collection.orders}) == 3
-    assert residual_run(residual, distributions=3).collection == made.collection
+    assert len({order.tobytes() for order in made.noise.orders}) == 3
+    assert residual_run(residual, distributions=3).noise == made.noise
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,7 @@ def test_the_search_ends_just_within_what_is_allowed(strong: Learned, planned: P
 def test_the_learned_order_is_what_keeps_the_accuracy(strong: Learned, lenet: Model, planned: Plan) -> None:
     data = load_data("mnist")
     x, y = to_input(data.x_test, lenet.spec)[::5], data.y_test[::5]
-    kept = strong.collection
+    kept = strong.noise
     orders = np.random.default_rng(0).permuted(kept.orders, axis=1)
     fields = {name: getattr(kept, name) for name in ("loc", "scale", "tensors", "model_digest", "cut")}
     shuffled = NoiseCollection(orders=orders, **fields)
@@ -168,7 +171,7 @@ def test_the_papers_recipe_tells_what_it_gives(planned: Plan, tmp_path: Path) ->
     assert made.replay.loss_points < made.accuracy.loss_points - 10  # tensors survive what their samples do not
     assert made.hold_out.loss_points > 1.5 and len(made.notes) == 1
     assert "more than the 1.5 allowed; it was written all the same" in made.notes[0]
-    assert NoiseCollection.load(tmp_path / "x.npz") == made.collection
+    assert NoiseCollection.load(tmp_path / "x.npz") == made.noise
     middle = sorted(made.sse)[1]
     some = learn(planned, model="lenet5", settings=dataclasses.replace(used, max_sse=middle))
     assert some.sse == tuple(one for one in made.sse if one <= middle) and some.distributions == 2

@@ -116,7 +116,7 @@ def test_equation_5_in_the_sampled_recipe(residual: Any, data: Path) -> None:
             data=str(data),
             private="left",
             settings=dataclasses.replace(used, gamma=gamma),
-        ).collection
+        ).noise
         for gamma in (0.0, 5.0)
     ]
     assert collections[0] != collections[1]

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from edgecut.errors import EdgecutError
-from edgecut.privacy.settings import RECIPES, Settings, settings_for
+from edgecut.noise_kernels.mechanism import MECHANISMS
+from edgecut.privacy.settings import (
+    OPTIONS,
+    RECIPES,
+    FitSettings,
+    Settings,
+    choose_settings,
+    fit_settings,
+    settings_for,
+)
 
 
 def test_the_papers_numbers() -> None:
@@ -68,3 +77,34 @@ def test_an_unknown_recipe_names_the_known() -> None:
 def test_out_of_range(field: str, values: tuple[float, ...]) -> None:
     for value in values:
         refused(f"{field.replace('_', ' ')} must be .*not ", recipe="paper", **{field: value})
+
+
+def test_each_mechanism_has_its_own_numbers() -> None:
+    assert {"shredder", *OPTIONS} == set(MECHANISMS)
+    fields = {field.name for field in dataclasses.fields(FitSettings)}
+    values: dict[str, Any] = {
+        "scale": 1.0, "steps": 3, "batch": 3, "learning_rate": 0.1, "place": "input", "law": "laplace", "images": 3,
+        "basis": "eigen",
+    }  # fmt: skip
+    assert fields == {*values, "max_accuracy_loss", "hold_out", "seed"}
+    for mechanism, options in OPTIONS.items():
+        filled = choose_settings(mechanism, seed=4)
+        assert isinstance(filled, FitSettings) and filled.seed == 4
+        assert {name: getattr(filled, name) for name in values} == dict.fromkeys(values) | options
+        for name, value in values.items():
+            if name in options:
+                assert getattr(choose_settings(mechanism, **{name: value}), name) == value
+            else:
+                words = f"the mechanism {mechanism} has no {name.replace('_', ' ')} "
+                with pytest.raises(EdgecutError, match=words):
+                    choose_settings(mechanism, **{name: value})
+
+
+def test_either_kind_of_settings_serves() -> None:
+    assert fit_settings("laplace", Settings(scale=2.0, seed=3)) == FitSettings(scale=2.0, seed=3)
+    assert choose_settings("shredder", "paper", steps=7) == settings_for("paper", steps=7)
+    with pytest.raises(EdgecutError, match="the mechanism channel has no recipe"):
+        choose_settings("channel", "paper")
+    for changes, words in (({"images": 0}, "images must be positive"), ({"hold_out": 1.0}, "hold out must be")):
+        with pytest.raises(EdgecutError, match=words):
+            choose_settings("channel", **changes)

@@ -170,7 +170,7 @@ def test_the_plan_goes_by_what_was_timed(case: Case, planned: Plan) -> None:
 
 
 def test_noise_is_learned_for_both_tensors(planned: Plan, learned: tuple[Learned, Path]) -> None:
-    made = learned[0].collection
+    made = learned[0].noise
     assert made.cut == CUT and made.tensors == tuple((t.name, t.shape) for t in planned.cut.tensors)
     assert learned[0].elements == 5 * 64
 

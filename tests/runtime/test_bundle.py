@@ -96,7 +96,7 @@ def test_the_cloud_side_tells_nothing_of_the_rest(bundle_folder: Path, learned: 
     secrets = [b"noise", b"shredder", b"laplace", b"edgecut.name", b"prefix:c", b"slowdown", b"wifi", b"conv1"]
     secrets += [b"conv3", b"accuracy", b"privacy", b"profile", b"plan.json", b"latency", b"edge.onnx", b"edge-side"]
     assert [secret for secret in secrets if secret in everything] == []
-    collection = learned[0].collection
+    collection = learned[0].noise
     kept = learned[1].read_bytes()
     with zipfile.ZipFile(learned[1]) as archive:
         members = [archive.read(name) for name in archive.namelist()]
@@ -170,7 +170,7 @@ def test_only_a_bundle_is_overwritten(bundle_folder: Path, learned: LearnedFile,
 def test_noise_that_does_not_belong_leaves_nothing(
     fault: str, learned: LearnedFile, planned: Plan, tmp_path: Path
 ) -> None:
-    collection, good = learned[0].collection, learned[1].read_bytes()
+    collection, good = learned[0].noise, learned[1].read_bytes()
     made = {
         "garbage": b"no noise at all",
         "truncated": good[:-7],

@@ -73,7 +73,7 @@ def test_logits_are_those_of_the_noisy_activation(
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
     # What was added is noise of the collection: in the order of one of its distributions, for each item of the batch.
     for noise in sent[0] - clean:
-        sorted_by = [np.diff(noise[order.astype(int)]).min() > -1e-5 for order in learned[0].collection.orders]
+        sorted_by = [np.diff(noise[order.astype(int)]).min() > -1e-5 for order in learned[0].noise.orders]
         assert any(sorted_by) and not all(sorted_by) and np.ptp(noise) > 0.1
 
 
@@ -260,7 +260,8 @@ def test_a_cloud_side_or_a_damaged_bundle_is_refused(bundle_folder: Path, server
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mechanism": "cloak"}, "mechanism 'cloak'"),
+        ({"mechanism": "masked"}, "mechanism 'masked'"),
+        ({"mechanism": "cloak"}, "another cut or mechanism"),
         ({"files": ()}, "not in the manifest"),
         ({"drop": "noise.npz"}, "there is no file .*noise.npz"),
         ({"drop": "edge.onnx"}, "there is no file .*edge.onnx"),

@@ -105,8 +105,8 @@ def test_steps_are_measured_on_noisy_training_items(batch: int | str) -> None:
     edge, items = half("Relu", batch, "x", "a"), np.random.default_rng(3).uniform(-1, 1, (40, WIDTH))
     x_train, labels = items.astype(np.float32), np.zeros(40, np.int64)
     given = DataSet(name="d", digest="", x_train=x_train, y_train=labels, x_test=1000 * x_train, y_test=labels)
-    (bare,) = wire_steps(edge, protector(1e-6).collection, spec(), given)
+    (bare,) = wire_steps(edge, protector(1e-6).noise, spec(), given)
     assert bare == pytest.approx(1 / 127, rel=0.1)
-    (noisy,) = wire_steps(edge, protector(100.0).collection, spec(), given)
+    (noisy,) = wire_steps(edge, protector(100.0).noise, spec(), given)
     assert 2 < noisy < 10, "160 Laplace values of scale 100 reach some 500 to 600"
-    assert wire_steps(edge, protector(100.0).collection, spec(), given) == (noisy,)
+    assert wire_steps(edge, protector(100.0).noise, spec(), given) == (noisy,)

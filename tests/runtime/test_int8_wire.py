@@ -155,9 +155,10 @@ def test_a_plan_for_another_wire_needs_the_profiles(
     for profiles in ([], sides[:1]):
         with pytest.raises(BundleError, match="reckons with float32 on the wire; plan again with --wire int8"):
             bundle(planned, model="lenet5", noise=learned[1], output=tmp_path / "b", profiles=profiles, wire="int8")
-    assert planned_for(planned, None, []) is planned and planned_for(planned, "float32", []) is planned
+    noise = learned[0].noise
+    assert planned_for(planned, None, noise, []) is planned and planned_for(planned, "float32", noise, []) is planned
     other = planned.model_copy(update={"edge_slowdown": 7.0, "choice": "conv1"})
-    back = planned_for(planned_for(other, "int8", sides), "float32", sides)
+    back = planned_for(planned_for(other, "int8", noise, sides), "float32", noise, sides)
     assert (back.wire, back.choice, back.edge_slowdown) == ("float32", "conv1", 7.0)
 
 

@@ -275,7 +275,7 @@ def test_damage_is_found_while_unpacking(packed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.deep
-def test_every_flipped_byte_of_an_archive_is_noticed(packed: Path, tmp_path: Path) -> None:
+def test_every_flipped_byte_of_an_archive_is_noticed(packed: Path, plain: bytes, tmp_path: Path) -> None:
     path, good = tmp_path / "x.tar.zst", packed.read_bytes()
     for number, place in enumerate(
         sorted({*range(200), *range(0, len(good), 1024), *range(len(good) - 20, len(good))})
@@ -285,8 +285,10 @@ def test_every_flipped_byte_of_an_archive_is_noticed(packed: Path, tmp_path: Pat
             found = verify(path)
         except BundleError:
             continue
-        # Zstandard's frame starts with how much memory to take, which does not change what comes out.
-        assert place < 18 and found.id == verify(packed).id
+        # Some bits of a Zstandard frame, as how much memory to take, and padding, do not change what comes out.
+        with path.open("rb") as file:
+            same = zstandard.ZstdDecompressor().stream_reader(file).read() == plain
+        assert same and found.id == verify(packed).id
 
 
 def test_an_archive_cannot_be_served_as_another_bundle(packed: Path, plain: bytes, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ import os, sys
 import numpy as np
 from edgecut.runtime.protect import Protector
 protector = Protector.load(open(sys.argv[1], "rb").read(), "x")
-zeros = [np.zeros((2, protector.collection.n), np.float32)]
+zeros = [np.zeros((2, protector.noise.n), np.float32)]
 protector.draw_ahead(2)
 first = os.fork()
 second = os.fork() if first else 0

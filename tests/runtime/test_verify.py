@@ -171,7 +171,7 @@ def test_sides_cannot_be_swapped_or_mixed(copy: Path, bundle_folder: Path) -> No
     (copy / "edge").rename(copy / "x")
     (copy / "cloud").rename(copy / "edge")
     (copy / "x").rename(copy / "cloud")
-    refused(copy, "is a cloud-side file, but a edge-side file is needed|not a usable edge-side")
+    refused(copy, "is a cloud-side file, but an edge-side file is needed|not a usable edge-side")
     shutil.rmtree(copy)
     shutil.copytree(bundle_folder, copy)
     path = copy / "cloud" / "manifest.json"  # a cloud side that is whole, but of another bundle
@@ -449,6 +449,9 @@ def test_every_flipped_byte_is_noticed(name: str, copy: Path) -> None:
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "nothing", "there is no bundle folder")
+    (tmp_path / "b.tar.zst").write_bytes(b"")
+    with pytest.raises(BundleError, match="is a file, where a bundle's folder is needed; unpack it"):
+        verified_files(tmp_path / "b.tar.zst")
     refused(tmp_path, "has no manifest.json")
     (tmp_path / "file").write_text("{}")
     refused(tmp_path / "file", "is no archive of edgecut pack")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from ctypes import c_float, c_uint, c_uint32, c_void_p
@@ -14,16 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from edgecut.agent import gpu_noise
-from edgecut.agent.gpu_noise import RANKS, SHARED_BYTES, TILE, TILE_THREADS
+from edgecut.agent.gpu_noise import ELEMENT_THREADS, MIXED_ROWS, RANKS, SHARED_BYTES, TILE, TILE_THREADS
 from edgecut.noise_kernels.collection import NoiseCollection
+from edgecut.noise_kernels.element_noise import ElementNoise
 
 HERE = Path(__file__).parent
+KEY = bytes(range(32))
 FLAGS = (
     "-std=c++17",
     "-O1",
-    "-g",
     "-Wall",
     "-Wextra",
     "-ffp-contract=off",
@@ -54,9 +58,47 @@ def build(folder: Path, source: str, *flags: str) -> Path:
     return library
 
 
+def nonce(i: int) -> bytes:
+    return i.to_bytes(12, "little")
+
+
+def pairs(count: int) -> list[tuple[bytes, bytes]]:
+    return [(KEY, nonce(i)) for i in range(count)]
+
+
+def openssl_words(key: bytes, nonce: bytes, blocks: int) -> np.ndarray:
+    keystream = Cipher(algorithms.ChaCha20(key, bytes(4) + nonce), mode=None).encryptor()
+    return np.frombuffer(keystream.update(bytes(64 * blocks)), dtype="<u4").reshape(blocks, 16)
+
+
+def sanitized(path: Path, runtime: str, options: dict[str, str], check: str) -> subprocess.CompletedProcess[str]:
+    """`check`, an expression over a library's `kernels`, in a process with a sanitizer's runtime loaded first.
+
+    The tests' modules beside this one are there under their names.
+    """
+    found = subprocess.run(["g++", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import test_cuda_source, test_cuda_elements; "
+    program += f"kernels = test_cuda_source.building.Kernels(sys.argv[2]); {check}"
+    environment = {**os.environ, **options, "LD_PRELOAD": found.strip(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, str(HERE), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
 def padded(array: np.ndarray) -> np.ndarray:
     """A copy of its own, contiguous, so that a sanitizer sees what is read or written beside it."""
     return np.array(array, order="C", copy=True)
+
+
+def _seeds(pairs: Sequence[tuple[bytes, bytes]]) -> Any:
+    seeds = gpu_noise._Seeds(key=(c_uint32 * 8).from_buffer_copy(pairs[0][0]))
+    for row, (_, nonce) in enumerate(pairs):
+        seeds.nonces[row] = (c_uint32 * 3).from_buffer_copy(nonce)
+    return seeds
+
+
+def _ends(given: np.ndarray | None, out: np.ndarray, inverse_step: float) -> list[Any]:
+    """Activation, result and step, as every kernel that adds takes them."""
+    return [c_void_p(0 if given is None else given.ctypes.data), c_void_p(out.ctypes.data), c_float(inverse_step)]
 
 
 class Kernels:
@@ -86,19 +128,12 @@ class Kernels:
         tiled: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """(result [rows, n], and from the tiled kernels the distribution and M of each row)."""
-        n, rows = collection.n, len(pairs)
-        seeds = gpu_noise._Seeds(key=(c_uint32 * 8).from_buffer_copy(pairs[0][0]))
-        for row, (_, nonce) in enumerate(pairs):
-            seeds.nonces[row] = (c_uint32 * 3).from_buffer_copy(nonce)
+        n, rows, seeds = collection.n, len(pairs), _seeds(pairs)
         arrays = [padded(each) for each in (collection.ranks, collection.loc, collection.scale)]
         tables = gpu_noise._Tables(*[a.ctypes.data for a in arrays], n=n, distributions=collection.distributions)
         out = np.full((rows, n), 99, np.int8 if inverse_step else np.float32)
         given = None if activation is None else padded(activation)
-        ends = [
-            c_void_p(0 if given is None else given.ctypes.data),
-            c_void_p(out.ctypes.data),
-            c_float(inverse_step),
-        ]
+        ends = _ends(given, out, inverse_step)
         if not tiled:
             blocks = -(-n // RANKS)
             threads, shared = 32 * (-(-(1 + blocks) // 32)), SHARED_BYTES + 4 * (RANKS + 1) * blocks
@@ -116,14 +151,34 @@ class Kernels:
         self.launch(gather, (-(-n // TILE_THREADS), rows), TILE_THREADS, 0, [tables, scratch, *ends])
         return out, chosen, negatives.sum(axis=1)
 
+    def elements(
+        self,
+        noise: ElementNoise,
+        pairs: Sequence[tuple[bytes, bytes]],
+        activation: np.ndarray | None = None,
+        inverse_step: float = 0.0,
+    ) -> np.ndarray:
+        """[rows, values] of independent values."""
+        n, mixed = noise.values, noise.mixing is not None
+        arrays = [padded(each) for each in (noise.loc, noise.scale, *([noise.mixing] if mixed else []))]
+        places = [*[each.ctypes.data for each in arrays], 0][:3]
+        elements = gpu_noise._Elements(*places, values=n, normal=noise.law == "normal")
+        out = np.full((len(pairs), n), 99, np.int8 if inverse_step else np.float32)
+        given = None if activation is None else padded(activation)
+        arguments = [_seeds(pairs), elements, *_ends(given, out, inverse_step)]
+        each = MIXED_ROWS if mixed else ELEMENT_THREADS * RANKS
+        name, threads = ("mixed", TILE_THREADS) if mixed else ("elements", ELEMENT_THREADS)
+        shared_bytes = gpu_noise.shared_floats_bytes(n if mixed else each)
+        self.launch(f"edgecut_noise_{name}", (-(-n // each), len(pairs)), threads, shared_bytes, arguments)
+        return out
+
     def debug(
         self, key: bytes, nonce: bytes, distributions: int, threads: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Blocks 0 to threads - 1 of a request: their words, the distribution each would choose, its variates."""
-        seeds = gpu_noise._Seeds(key=(c_uint32 * 8).from_buffer_copy(key))
-        seeds.nonces[0] = (c_uint32 * 3).from_buffer_copy(nonce)
         words, chosen = np.empty((threads, RANKS), np.uint32), np.empty(threads, np.uint32)
         steps = np.empty((threads, RANKS), np.float32)
-        ends = [c_void_p(each.ctypes.data) for each in (words, chosen, steps)]
-        self.launch("edgecut_noise_debug", (1, 1), threads, 0, [seeds, c_uint32(distributions), *ends])
+        arguments = [_seeds([(key, nonce)]), c_uint32(distributions)]
+        arguments += [c_void_p(each.ctypes.data) for each in (words, chosen, steps)]
+        self.launch("edgecut_noise_debug", (1, 1), threads, 0, arguments)
         return words, chosen, steps

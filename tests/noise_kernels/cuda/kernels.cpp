@@ -7,6 +7,6 @@
 const Known known[] = {
     KNOWN(edgecut_noise_block),    KNOWN(edgecut_noise_tiles),    KNOWN(edgecut_noise_values),
     KNOWN(edgecut_noise_gather16), KNOWN(edgecut_noise_gather32), KNOWN(edgecut_noise_add),
-    KNOWN(edgecut_noise_debug),
+    KNOWN(edgecut_noise_debug),    KNOWN(edgecut_noise_mixed),    KNOWN(edgecut_noise_elements),
 };
 const size_t known_kernels = sizeof known / sizeof *known;

@@ -73,6 +73,7 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __frcp_rn(float a) { return 1.0f / a; }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline long long __float2ll_rz(float a) { return (long long)a; }
 inline float __ll2float_rn(long long a) { return (float)a; }
 inline unsigned __float_as_uint(float a) {

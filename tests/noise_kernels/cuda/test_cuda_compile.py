@@ -18,7 +18,7 @@ from edgecut.agent.gpu_noise import source
 
 ROOT = Path(__file__).resolve().parents[3]
 TARGETS = ["sm_61", "sm_62", "sm_72", "sm_75", "sm_86", "sm_87", "sm_90"]
-KERNELS = {"block", "tiles", "values", "gather16", "gather32", "add"}
+KERNELS = {"block", "tiles", "values", "gather16", "gather32", "add", "elements", "mixed"}
 
 
 @pytest.fixture(scope="module")

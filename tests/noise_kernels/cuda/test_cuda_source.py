@@ -8,13 +8,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +21,6 @@ from edgecut.noise_kernels.collection import NoiseCollection
 from edgecut.noise_kernels.reference import reference_int8
 from edgecut.noise_kernels.sampler import sample
 
-KEY = bytes(range(32))
 HERE = Path(__file__).parent
 
 
@@ -38,12 +35,7 @@ def load_building() -> Any:
 building = load_building()
 
 
-def nonce(i: int) -> bytes:
-    return i.to_bytes(12, "little")
-
-
-def pairs(count: int) -> list[tuple[bytes, bytes]]:
-    return [(KEY, nonce(i)) for i in range(count)]
+nonce, pairs, openssl_words, KEY = building.nonce, building.pairs, building.openssl_words, building.KEY
 
 
 def make(n: int, distributions: int = 3) -> NoiseCollection:
@@ -51,11 +43,6 @@ def make(n: int, distributions: int = 3) -> NoiseCollection:
     orders = np.argsort(rng.random((distributions, n)), axis=1)
     loc, scale = rng.normal(size=distributions), rng.uniform(0.5, 2, size=distributions)
     return NoiseCollection(loc, scale, orders, [("x", (n,))], "sha256:" + "0" * 64, "x")
-
-
-def openssl_words(key: bytes, nonce: bytes, blocks: int) -> np.ndarray:
-    keystream = Cipher(algorithms.ChaCha20(key, bytes(4) + nonce), mode=None).encryptor()
-    return np.frombuffer(keystream.update(bytes(64 * blocks)), dtype="<u4").reshape(blocks, 16)
 
 
 def by_hand(collection: NoiseCollection, key: bytes, nonce: bytes) -> tuple[np.ndarray, int, int]:
@@ -269,13 +256,9 @@ def test_a_fault_shows(fault: str, tmp_path: Path) -> None:
 def sanitized(
     path: Path, runtime: str, options: dict[str, str], n: int, tiled: bool
 ) -> subprocess.CompletedProcess[str]:
-    """A run in a process of its own with a sanitizer's runtime loaded first."""
-    found = subprocess.run(["g++", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import test_cuda_source as t; from pathlib import Path; "
-    program += f"t.check(t.building.Kernels(Path(sys.argv[2])), t.make({n}), 1, {tiled})"
-    environment = {**os.environ, **options, "LD_PRELOAD": found.strip(), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, str(HERE), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    check = f"test_cuda_source.check(kernels, test_cuda_source.make({n}), 1, {tiled})"
+    ended: subprocess.CompletedProcess[str] = building.sanitized(path, runtime, options, check)
+    return ended
 
 
 @pytest.mark.deep

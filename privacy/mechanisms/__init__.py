@@ -1,0 +1,1 @@
+"""Fitting mechanisms: one module with one function for each, found by name in `fitting`."""
