@@ -61,12 +61,14 @@ bench: $(VENV)/all.stamp
 	cd benchmarks && ../$(BIN)/python regret.py --again
 	cd benchmarks && for file in [a-z]*.py; do \
 	  grep -q __main__ $$file || continue; \
-	  case $$file in published_networks.py|serving_servers.py|regret.py|regret_server.py|regret_worker.py|learning_*.py) continue ;; esac; ../$(BIN)/python $$file || exit 1; \
+	  case $$file in published_networks.py|serving_servers.py|regret.py|regret_server.py|regret_worker.py|learning_*.py|privacy_*.py) continue ;; esac; ../$(BIN)/python $$file || exit 1; \
 	done
 	cd benchmarks && ../$(BIN)/python serving.py --soak 900
 ifdef DATA
 	cd benchmarks && ../$(BIN)/python learning_time.py --data "$(DATA)/mnist.npz"
 	cd benchmarks && ../$(BIN)/python learning_table.py --data-folder "$(DATA)"
+	cd benchmarks && ../$(BIN)/python privacy_table.py --data-folder "$(abspath $(DATA))"
+	cd benchmarks && ../$(BIN)/python privacy_page.py
 endif
 
 clean:

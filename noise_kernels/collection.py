@@ -22,14 +22,13 @@ from .storage import (
     FORMAT,
     VERSION,
     contents_digest,
-    header_json,
+    file_bytes,
     index_dtype,
     pack_orders,
     packed_bytes,
     read_header,
     read_members,
     unpack_orders,
-    write_members,
 )
 
 __all__ = ["CollectionError", "NoiseCollection"]
@@ -175,10 +174,7 @@ class NoiseCollection:
 
     def to_bytes(self) -> bytes:
         """The collection's file; the same collection always gives the same bytes."""
-        header, members = self._contents()
-        header["digest"] = contents_digest(header, members)
-        text = np.frombuffer(header_json(header), dtype=np.uint8)
-        return write_members(dict([("header", text), *sorted(members.items())]))
+        return file_bytes(*self._contents())
 
     def _contents(self) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         """The header without its digest, and the other members."""

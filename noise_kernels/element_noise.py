@@ -18,7 +18,7 @@ import numpy as np
 
 from .collection import CollectionError, Tensors, _size, _tensors, _text
 from .linear_map import LinearMap, MapError
-from .storage import contents_digest, header_json, read_json, read_members, write_members
+from .storage import contents_digest, file_bytes, read_json, read_members
 
 __all__ = ["LAWS", "MAPPED", "MECHANISMS", "PLACES", "ElementNoise"]
 
@@ -187,10 +187,7 @@ class ElementNoise:
 
     def to_bytes(self) -> bytes:
         """The file; the same noise always gives the same bytes."""
-        header, members = self._contents()
-        header["digest"] = contents_digest(header, members)
-        text = np.frombuffer(header_json(header), dtype=np.uint8)
-        return write_members(dict([("header", text), *sorted(members.items())]))
+        return file_bytes(*self._contents())
 
     def _contents(self) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
         header = {

@@ -21,6 +21,7 @@ __all__ = [
     "FORMAT",
     "VERSION",
     "contents_digest",
+    "file_bytes",
     "header_json",
     "index_bits",
     "index_dtype",
@@ -122,6 +123,13 @@ def write_members(members: Dict[str, np.ndarray]) -> bytes:
             np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0)), entry.getvalue())
     return buffer.getvalue()
+
+
+def file_bytes(header: Dict[str, Any], members: Dict[str, np.ndarray]) -> bytes:
+    """The file of a header without its digest, and of the other members; the same contents give the same bytes."""
+    whole = dict(header, digest=contents_digest(header, members))
+    text = np.frombuffer(header_json(whole), dtype=np.uint8)
+    return write_members(dict([("header", text), *sorted(members.items())]))
 
 
 def read_members(data: bytes, dtypes: Dict[str, str], limit: int) -> Dict[str, np.ndarray]:

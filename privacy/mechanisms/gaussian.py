@@ -7,8 +7,7 @@ What is sent is a + L z with z standard normal. By maximum entropy nobody learns
 Minimised is the accuracy's cost tr(G L L^T) / 2, G being the cloud partition's sensitivity (`sensitivity`), plus
 lambda * I. That has a closed form: in the basis that whitens C and makes G diagonal, with values g, the noise has the
 variance v that solves v (1 + v) = lambda / g. So it is loud where the answer does not look. G is taken where noise
-puts the activations, twice: under plain noise, then under what came of that. Gradient descent on L from there was
-tried, and gained next to nothing for ten times the time.
+puts the activations, twice: under plain noise, then under what came of that.
 """
 
 from __future__ import annotations
