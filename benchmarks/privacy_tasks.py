@@ -161,10 +161,12 @@ def last_convolution(model: Model) -> CutSpec:
 HELD_OUT = 2.0
 """For ResNet-20, whose hold-out are images that it was trained on: more is lost on them than on unseen ones, where the
 target is 1.8 points."""
+GT4 = 1.2
+"""For digit > 4, where 1.34 on the hold-out became 1.45 on unseen items, and the target is 1.34 there."""
 CIFAR = ("cifar10_12k.npz", "models/resnet20_cifar10.onnx")
 TASKS: dict[str, Recipe] = {
     "digit": Recipe("LeNet-5, MNIST digit", "slant, in fifths", 1.34, ("mnist.npz",), _digit),
-    "gt4": Recipe("LeNet-5, MNIST digit > 4", "the digit", 1.34, ("mnist.npz",), _gt4),
+    "gt4": Recipe("LeNet-5, MNIST digit > 4", "the digit", GT4, ("mnist.npz",), _gt4),
     "cifar10": Recipe("CNN, CIFAR-10", "brightness, in fifths", 1.5, CIFAR[:1], _cifar),
     "resnet20_stage3": Recipe(
         "ResNet-20, CIFAR-10, after stage 3", "brightness, in fifths", HELD_OUT, CIFAR, _resnet(4096)

@@ -211,7 +211,7 @@ class NoiseCollection:
         except CollectionError as error:
             raise CollectionError(f"{where}: {error}") from error
         except ValueError as error:
-            raise CollectionError(f"{where} is no noise collection: {error}; get the file anew") from error
+            raise CollectionError(f"{where} is no noise file: {error}; get the file anew") from error
 
     @classmethod
     def load(cls, path: "Union[str, os.PathLike[str]]") -> "NoiseCollection":

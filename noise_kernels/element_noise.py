@@ -245,7 +245,7 @@ class ElementNoise:
         except (CollectionError, MapError) as error:
             raise CollectionError("{}: {}".format(where, error)) from error
         except (ValueError, RecursionError) as error:
-            raise CollectionError("{} is no noise mechanism: {}; get the file anew".format(where, error)) from error
+            raise CollectionError("{} is no noise file: {}; get the file anew".format(where, error)) from error
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError("noise cannot be changed; make a new one")

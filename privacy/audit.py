@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..artefacts import digest
-from ..errors import DataError, DeviceError, EdgecutError
+from ..errors import DataError, DeviceError
 from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data, to_input
 from ..models.load import Model
@@ -30,12 +30,13 @@ from ..noise_kernels.element_noise import MAPPED
 from ..noise_kernels.mechanism import Noise
 from ..runtime.manifest import Leakage
 from ..runtime.record_leakage import record_leakage
+from .audit_attacks import attacked, collection, near_duplicates
 from .audit_halves import Halves, of_bundle, of_model
 from .audit_items import accuracy_of, observe, unprotected
 from .audit_settings import AuditSettings as AuditSettings
 from .audit_stages import Progress, Stages
 from .audit_verdict import judge
-from .audited import Audit, Bound, Clustering, Floors, LabelAttack, Metric, NearDuplicate, Reconstruction
+from .audited import Audit, Bound, Metric
 from .audited import LeakageLimits as LeakageLimits
 from .information import SCALINGS, paper_metric
 from .observations import Observations
@@ -136,9 +137,9 @@ def _audit(
             )
         upper, lower = _bounds(seen, used, stages)
         metrics = _metrics(halves, seen, used, stages)
-        labels, reconstructions, samples = _attacks(halves, seen, data, used, stages)
-        alike = _near_duplicates(halves, seen, labels, used, stages)
-        clustering, floors = _collection(seen, stages)
+        labels, reconstructions, samples = attacked(halves, seen, data, used, stages)
+        alike = near_duplicates(halves, seen, labels, used, stages)
+        clustering, floors = collection(seen, stages)
     entropy_bits, entropy_note = _entropy(halves.noise)
     stages.start("")
     private = data.private
@@ -265,87 +266,3 @@ def _entropy(noise: Noise) -> tuple[float | None, str]:
         return None, "some values get no noise at all, so that the noise has no density"
     known = "the collection and the distribution drawn" if hasattr(noise, "orders") else "the noise file"
     return noise.entropy_nats / math.log(2), f"exact, in bits, for who knows {known}; {noise.values:,} values"
-
-
-def _attacks(
-    halves: Halves, seen: Observations, data: DataSet, used: AuditSettings, stages: Stages
-) -> tuple[tuple[LabelAttack, ...], tuple[Reconstruction, ...], Samples | None]:
-    if used.attacks == "none":
-        stages.missing.append("attacks: they were not asked for (--attacks none)")
-        return (), (), None
-    from .attacks.label import label_attacks
-    from .attacks.reconstruction import reconstruction_attacks
-
-    effort, labels, cloud = used.attacks, None, None
-    try:
-        cloud = halves.torch_cloud()
-    except EdgecutError as error:
-        stages.missing.append(f"attackers in the cloud partition's shape: {error}")
-    if halves.steps:
-        stages.notes.append("attackers see the values before they are rounded to int8, which tell no less")
-    if data.private is None:
-        stages.missing.append("attacks on private labels: there are none (--private NAME)")
-    elif len(np.unique(data.private.train)) < 2:
-        stages.missing.append(f"attacks on private labels: all of '{data.private.name}' are the same")
-    else:
-        labels = stages.attempt(
-            "labels",
-            "attacks on private labels",
-            lambda: label_attacks(seen, cloud, used.copies, effort, stages.tell, halves.sticky),
-            "no attacker applies",
-        )
-    if halves.sticky:
-        stages.notes.append(
-            "the same input always gets the same noise, so that averaging its messages gains nothing, unlike those of "
-            "almost equal inputs"
-        )
-    copies = (1,) if halves.sticky else used.copies
-    made = stages.attempt(
-        "reconstruction",
-        "reconstruction",
-        lambda: _with_pictures(reconstruction_attacks(seen, effort, copies, stages.tell)),
-        "the inputs are no images",
-    )
-    if made is None:
-        return labels or (), (), None
-    found, samples = made
-    stages.notes.append(
-        f"from activations without noise a decoder reaches an SSIM of {samples.clean_ssim_mean:.3f} in the mean and "
-        f"{samples.clean_ssim_p95:.3f} at the 95th percentile"
-    )
-    return labels or (), found, samples
-
-
-def _with_pictures(
-    made: tuple[tuple[Reconstruction, ...], Samples | None],
-) -> tuple[tuple[Reconstruction, ...], Samples] | None:
-    found, samples = made
-    return None if samples is None else (found, samples)
-
-
-def _near_duplicates(
-    halves: Halves, seen: Observations, labels: tuple[LabelAttack, ...], used: AuditSettings, stages: Stages
-) -> tuple[NearDuplicate, ...]:
-    if not halves.sticky or used.attacks == "none":
-        return ()
-    from .audit_sticky import almost_equal
-
-    found = stages.attempt(
-        "near-duplicates",
-        "messages of almost equal inputs",
-        lambda: almost_equal(halves, seen, labels, used, stages.tell),
-        "the model's input is no float32, and cannot move a little",
-    )
-    return found or ()
-
-
-def _collection(seen: Observations, stages: Stages) -> tuple[Clustering | None, Floors]:
-    from .attacks.clusters import clustering
-    from .attacks.floors import floors
-
-    several = getattr(seen.noise, "distributions", 1) > 1
-    found = None
-    if several:
-        found = stages.attempt("clustering", "clustering of messages", lambda: clustering(seen), "it found no clusters")
-    stages.start("floors")
-    return found, floors(seen)

@@ -228,6 +228,7 @@ class LeakageSweep(Artefact):
     cuts: tuple[str, ...]
     depth_loss_points: float
     seed: int
+    attacks: str = "quick"
     floors: Floors | None
     points: tuple[SweepPoint, ...]
     seconds: float

@@ -6,7 +6,6 @@ activations, and is then frozen. How badly it does under noise says nothing of a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -19,15 +18,15 @@ from ..errors import DataError
 from ..models.data import PrivateLabels
 from ..models.spec import CutSpec
 from .activations import Rows
-from .cloud import LINEAR, operation, tensors_of
+from .cloud import tensors_of
+from .reshaped import reshaped
 
 BATCH = 64
 ITEMS_SHOWN = 96_000
 MOST_EPOCHS = 30
 RATE = 1e-3
 HIDDEN = 256
-"""Values between the two layers where the partition ends in something else than a product."""
-LAST = torch.ops.aten.linear.default
+"""Values between the two layers where the partition does not end in a product."""
 
 
 def classes_of(private: PrivateLabels) -> int:
@@ -49,7 +48,7 @@ def train_private(
     """The frozen classifier, from clean activations `rows` [N, n]; `tell(share, accuracy of the batch)`."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    made = _replaced(suffix, classes) or _TwoLayers(cut, classes)
+    made = reshaped(suffix, [tensor.shape for tensor in cut.tensors], classes) or _TwoLayers(cut, classes)
     targets = torch.from_numpy(labels)
     optimiser = torch.optim.Adam(made.parameters(), lr=RATE, foreach=False)
     steps = max(1, min(ITEMS_SHOWN, MOST_EPOCHS * rows.count) // BATCH)
@@ -63,31 +62,6 @@ def train_private(
         if step % 25 == 0:
             tell(step / steps, float((logits.argmax(1) == targets[chosen]).float().mean()))
     return made.requires_grad_(False)
-
-
-def _replaced(suffix: fx.GraphModule, classes: int) -> fx.GraphModule | None:
-    """The partition with a fresh last layer and free weights, or None where its last layer is no plain product."""
-    made = copy.deepcopy(suffix)
-    last = next(node for node in made.graph.nodes if node.op == "output").args[0]
-    if not isinstance(last, fx.Node) or last.target is not LAST:
-        return None
-    free = {
-        str(value.target)
-        for node in made.graph.nodes
-        if operation(node) in LINEAR
-        for value in node.all_input_nodes
-        if value.op == "get_attr"
-    }
-    for name in free:
-        kept = made.get_buffer(name)
-        del made._buffers[name]
-        made.register_parameter(name, torch.nn.Parameter(kept.clone()))
-    weight, *bias = (str(value.target) for value in last.all_input_nodes[1:])
-    inputs = made.get_parameter(weight).shape[1]
-    made.register_parameter(weight, torch.nn.Parameter(torch.randn(classes, inputs) / inputs**0.5))
-    for name in bias:
-        made.register_parameter(name, torch.nn.Parameter(torch.zeros(classes)))
-    return made
 
 
 class _TwoLayers(torch.nn.Module):

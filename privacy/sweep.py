@@ -169,6 +169,7 @@ def _empty(
         cuts=tuple(cut.name for cut in cuts),
         depth_loss_points=losses[0],
         seed=used.seed,
+        attacks=used.attacks,
         floors=None,
         points=(),
         seconds=0.0,

@@ -139,7 +139,7 @@ def sweep_table(made: LeakageSweep) -> RenderableType:
         ),
         tuple(_row(point) for point in made.points),
     )
-    notes = ["measured, on unseen items; quick attacks on one message, with one seed", *failed, f"{made.seconds:.0f} s"]
+    notes = [f"measured, on unseen items; {audit_words.sweep_attacks(made)}", *failed, f"{made.seconds:.0f} s"]
     return Group(*lines([audit_words.sweep_subject(made)]), "", table, "", *lines(notes))
 
 

@@ -136,6 +136,11 @@ def sweep_subject(made: LeakageSweep) -> str:
     return f"{made.model_name} after {made.cut_name}, unseen items of {made.data}{private}; one seed ({made.seed})"
 
 
+def sweep_attacks(made: LeakageSweep) -> str:
+    """How long attackers were trained, and on what."""
+    return "no attacks" if made.attacks == "none" else f"{made.attacks} attacks on one message, with one seed"
+
+
 def leakage_lines(leakage: Leakage) -> list[str]:
     """A bundle's recorded verdict in sentences, for reports of what was measured with it."""
     figures = [

@@ -143,7 +143,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("learn p.json --model lenet5 -o /proc/x.npz", "/proc/x.npz cannot be written"),
     ("bundle lost.json --model lenet5 --noise n.npz -o out", "'conv9'"),
     ("bundle p.json --model lenet5 --noise nothing.npz -o out", "there is no file nothing.npz"),
-    ("bundle p.json --model lenet5 --noise garbage.json -o out", "garbage.json is no noise collection"),
+    ("bundle p.json --model lenet5 --noise garbage.json -o out", "garbage.json is no noise file"),
     ("bundle p.json --model lenet5 --noise n.npz -o b", "b exists already", "--overwrite"),
     ("bundle p.json --model lenet5 --noise n.npz -o dir --overwrite", "dir is no bundle"),
     ("bundle p.json --model lenet5 --noise n.npz -o out --edge-profile e.json", "both --edge-profile"),

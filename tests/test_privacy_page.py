@@ -43,6 +43,7 @@ def entry(bits: float | None, loss: float, values: int) -> dict[str, Any]:
         "labels": [attack(0.6, False), attack(0.5, False), attack(0.7, True), attack(0.8, True, 16)],
         "reconstructions": [{"ssim_p95": 0.9, "copies": 4}, {"ssim_p95": 0.5, "copies": 1}],
         "metrics": [{"scaling": "standardised", "clean_bits": 40.0, "noisy_bits": 10.0}],
+        "accuracy": {"without": {"correct": 980, "total": 1000}},
         "floors": floors,
     }
     made_with = {"audit": {"attacks": "full"}}
@@ -94,30 +95,44 @@ def test_short_attacks_are_said_to_be_short(result: dict[str, Any]) -> None:
     )
 
 
+def met(entries: dict[str, Any]) -> dict[tuple[str, ...], str]:
+    """Of each task, mechanism and figure: whether its target is met."""
+    return {tuple(row[:3]): row[-1] for row in script("privacy_targets").target_rows(entries)}
+
+
 def test_targets_are_met_missed_or_open(result: dict[str, Any]) -> None:
-    page = script("privacy_page").page
+    digit, stage2 = ("LeNet-5, MNIST digit", "gaussian"), ("ResNet-20, CIFAR-10, after stage 2", "channel")
+    got = met(result["entries"])
+    assert got[*digit, "points lost"] == got[*digit, "bits, from above"] == "yes"
+    assert got[*digit, "private labels told"] == "**no**"  # 70 % by the one who knows the noise
+    assert got[*digit, "SSIM, 95th percentile"] == "yes"  # of one message, not of four
+    assert got[*stage2, "values sent"] == "**no**"  # one too many
+    assert got["ResNet-20, CIFAR-10, after stage 1", "channel", "bits, from above"] == "-"
+    for change, figure in (({"loss_points": 1.35}, "points lost"), ({"bits": 12.1}, "bits, from above")):
+        other = copy.deepcopy(result["entries"])
+        made = other["digit/gaussian"]
+        made["loss_points"] = change.get("loss_points", made["loss_points"])
+        made["audit"]["upper"]["bits"] = change.get("bits", made["audit"]["upper"]["bits"])
+        assert met(other)[*digit, figure] == "**no**"
+    other["digit/gaussian"] = {"refused": "it has too many values"}
+    rows = [row for row in script("privacy_targets").target_rows(other) if row[:2] == digit]
+    assert {row[4:] for row in rows} == {("it has too many values", "-")}
 
-    def lines(of: dict[str, Any]) -> dict[str, str]:
-        found = page(of).split("## Targets")[1].split("##")[0].splitlines()
-        return {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[-1] for line in found if " | " in line}
 
-    got = lines(result)
-    assert got["LeNet-5, MNIST digit"] == "yes |"
-    assert got["ResNet-20, CIFAR-10, after stage 2"] == "**no** |"  # one value too many
-    assert got["ResNet-20, CIFAR-10, after stage 1"] == "- |"
-    for change in ({"loss_points": 1.35}, {"bits": 12.1}):
-        other = copy.deepcopy(result)
-        digit = other["entries"]["digit/gaussian"]
-        digit["loss_points"] = change.get("loss_points", digit["loss_points"])
-        digit["audit"]["upper"]["bits"] = change.get("bits", digit["audit"]["upper"]["bits"])
-        assert lines(other)["LeNet-5, MNIST digit"] == "**no** |"
+def test_the_columns_of_scrunchs_table(result: dict[str, Any]) -> None:
+    none = result["entries"]["digit/none"]
+    none["audit"]["labels"] = [attack(0.9, False)]
+    text = script("privacy_page").page(result)
+    # (98 - 1.1) / 98, 90 - 70 points, 1 - 10/40, 1 - 0.5
+    assert "| LeNet-5, MNIST digit | shredder, ordered Laplace | 98.88 | 20.00 | 75.00 | 50.00 |" in text
+    assert "| LeNet-5, MNIST digit | none | 100.00 | 0.00 | - | 50.00 |" in text
 
 
 def test_a_lower_bound_at_its_cap_means_everything(result: dict[str, Any]) -> None:
     audit = result["entries"]["digit/shredder"]["audit"]
     audit["lower"] = {"bits": 10.98, "high": 11.0, "cap_bits": 11.0}
-    assert script("privacy_page").bits(audit) == "all to 216.0"
-    assert script("privacy_page").bits({"lower": None, "upper": None}) == "no bound"
+    assert script("privacy_rows").bits(audit) == "all to 216.0"
+    assert script("privacy_rows").bits({"lower": None, "upper": None}) == "no bound"
 
 
 def test_near_duplicates_and_retrained_networks(result: dict[str, Any]) -> None:

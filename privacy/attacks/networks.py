@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from ..cloud import LINEAR, operation
+from ..reshaped import reshaped
 
 WIDTH = 256
 CHANNELS, LEAST_CHANNELS = 64, 16
@@ -72,73 +71,25 @@ class Standardised(nn.Module):
         return found
 
 
-class CloudShaped(nn.Module):
-    """The cloud partition up to its last product, its weights free and where training left them, and a fresh layer."""
+class OnFlat(nn.Module):
+    """A network of several tensors, or of one that is not flat, on flat messages."""
 
-    def __init__(self, body: fx.GraphModule, shapes: Sequence[Shape], classes: int) -> None:
+    def __init__(self, network: nn.Module, shapes: Sequence[Shape]) -> None:
         super().__init__()
-        self.body, self.shapes = body, [tuple(shape) for shape in shapes]
+        self.network, self.shapes = network, [tuple(shape) for shape in shapes]
         self.sizes = [int(np.prod(shape)) for shape in shapes]
-        with torch.no_grad():
-            features = self._features(torch.zeros(2, sum(self.sizes))).shape[1]
-        self.last = nn.Linear(features, classes)
-
-    def _features(self, flat: torch.Tensor) -> torch.Tensor:
-        parts = flat.split(self.sizes, dim=1)
-        found: torch.Tensor = self.body(*(part.unflatten(1, s) for part, s in zip(parts, self.shapes, strict=True)))
-        return found.flatten(1)
 
     def forward(self, flat: torch.Tensor) -> torch.Tensor:
         """Flat messages [batch, width]."""
-        found: torch.Tensor = self.last(self._features(flat))
+        parts = flat.split(self.sizes, dim=1)
+        found: torch.Tensor = self.network(*(part.unflatten(1, s) for part, s in zip(parts, self.shapes, strict=True)))
         return found
 
 
-def cloud_shaped(cloud: fx.GraphModule, shapes: Sequence[Shape], classes: int) -> CloudShaped | None:
+def cloud_shaped(cloud: fx.GraphModule, shapes: Sequence[Shape], classes: int) -> OnFlat | None:
     """A classifier of `classes` in the partition's shape, or None where no product or convolution is its last layer."""
-    body = copy.deepcopy(cloud)
-    output = next(node for node in body.graph.nodes if node.op == "output")
-    found = _last_product(output)
-    if found is None:
-        return None
-    output.args = (found.args[_place(found)],)
-    body.graph.eliminate_dead_code()
-    body.recompile()
-    for node in body.graph.nodes:
-        if node.op == "call_function" and operation(node) in LINEAR:
-            for name in {str(value.target) for value in node.all_input_nodes if value.op == "get_attr"}:
-                _free(body, name)
-    return CloudShaped(body, shapes, classes)
-
-
-def _last_product(output: fx.Node) -> fx.Node | None:
-    """The linear operation nearest to the output, going back over what has a single computed input."""
-    node = output
-    while True:
-        before = [value for value in node.all_input_nodes if value.op == "call_function"]
-        if len(before) != 1:
-            return None
-        node = before[0]
-        if operation(node) in LINEAR:
-            data = node.args[_place(node)]
-            return node if isinstance(data, fx.Node) and data.op != "get_attr" else None
-
-
-def _place(node: fx.Node) -> int:
-    return LINEAR[operation(node)]
-
-
-def _free(body: fx.GraphModule, name: str) -> None:
-    """Make a stored weight one that is trained, where it is not yet."""
-    if name in body._buffers:
-        kept = body._buffers.pop(name)
-        assert kept is not None
-        if kept.is_floating_point():
-            body.register_parameter(name, nn.Parameter(kept.clone()))
-        else:
-            body.register_buffer(name, kept)
-    elif name in body._parameters:
-        body.get_parameter(name).requires_grad_(True)
+    made = reshaped(cloud, shapes, classes)
+    return None if made is None else OnFlat(made, shapes)
 
 
 class Decoder(nn.Module):

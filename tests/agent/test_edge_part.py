@@ -91,7 +91,7 @@ def test_a_partition_that_gives_something_else(side: Any) -> None:
 
 
 def test_damaged_noise_is_one_sentence() -> None:
-    with pytest.raises(NoiseError, match="the noise here is no noise collection") as raised:
+    with pytest.raises(NoiseError, match="the noise here is no noise file") as raised:
         Protector.load(b"PK\x03\x04", "the noise here")
     assert "\n" not in str(raised.value)
 

@@ -59,7 +59,7 @@ def test_load(make_collection: Make, tmp_path: Path) -> None:
     path.write_bytes(make_collection(10).to_bytes())
     assert NoiseCollection.load(path) == NoiseCollection.load(str(path)) == make_collection(10)
     path.write_bytes(b"nothing")
-    with pytest.raises(CollectionError, match=r"lenet\.noise\.npz is no noise collection: .*; get the file anew"):
+    with pytest.raises(CollectionError, match=r"lenet\.noise\.npz is no noise file: .*; get the file anew"):
         NoiseCollection.load(path)
     for missing in (tmp_path, tmp_path / "none.npz"):
         with pytest.raises(CollectionError, match="is not a file"):
@@ -94,7 +94,7 @@ def test_refuses_orders_beyond_the_limit(make_collection: Make, monkeypatch: pyt
         ({"n": 1}, "none or more than 256 MB"),
         ({"distributions": 0}, "none or more than 256 MB"),
         ({"n": 2**40}, "none or more than 256 MB"),
-        ({"distributions": 10**4000}, "no noise collection"),
+        ({"distributions": 10**4000}, "no noise file"),
         ({"tensors": "x"}, "tensors are not a list"),
         ({"tensors": [["x", [10]]]}, "tensors are not a list"),
         ({"tensors": [{"name": "x", "shape": [10], "more": 1}]}, "tensors are not a list"),

@@ -79,9 +79,9 @@ def test_there_and_back(noise: ElementNoise, tmp_path: Path) -> None:
 def test_a_collection_is_told_apart(make_collection: Any) -> None:
     collection = make_collection(10)
     assert read_noise(collection.to_bytes(), "x") == collection
-    with pytest.raises(CollectionError, match="no noise mechanism"):
+    with pytest.raises(CollectionError, match="no noise file"):
         ElementNoise.from_bytes(collection.to_bytes(), "x")
-    with pytest.raises(CollectionError, match="no noise collection"):
+    with pytest.raises(CollectionError, match="no noise file"):
         NoiseCollection.from_bytes(make().to_bytes(), "x")
 
 

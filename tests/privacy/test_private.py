@@ -71,7 +71,7 @@ def test_the_classifier_learns_and_leaves_the_model_alone(
     replaced: bool, residual: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not replaced:
-        monkeypatch.setattr(private, "LAST", None)  # as where the partition ends in something else than a product
+        monkeypatch.setattr(private, "reshaped", lambda *_: None)  # as where the partition does not end in a product
     monkeypatch.setattr(private, "ITEMS_SHOWN", 12_000)
     cut = residual.model.spec.cut(residual.planned.choice)
     suffix = suffix_of(residual.model, cut)

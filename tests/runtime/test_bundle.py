@@ -184,8 +184,8 @@ def test_noise_that_does_not_belong_leaves_nothing(
     elif fault != "missing":
         source.write_bytes(made[fault])
     words = {
-        "garbage": "no noise collection",
-        "truncated": "no noise collection",
+        "garbage": "no noise file",
+        "truncated": "no noise file",
         "missing": "there is no file",
         "folder": "cannot be read",
         "other model": "another model",

@@ -89,7 +89,7 @@ def test_a_forked_child_draws_its_own(learned: tuple[Learned, Path]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04N.", b"\x93NUMPY" + b"\x00" * 100])
 def test_what_is_no_collection_is_named(data: bytes) -> None:
-    with pytest.raises(BundleError, match="the noise here is no noise collection") as raised:
+    with pytest.raises(BundleError, match="the noise here is no noise file") as raised:
         Protector.load(data, "the noise here")
     assert "\n" not in str(raised.value)
 

@@ -384,7 +384,7 @@ def test_noise_is_no_bomb(copy: Path) -> None:
     good = (copy / "edge" / "noise.npz").read_bytes()
     made = bomb(good, zipfile.ZIP_DEFLATED)
     assert len(made) < 1 << 20
-    for data, words in ((made, "is compressed"), (good[:-5], "is no noise collection"), (b"PK\x05\x06", "noise coll")):
+    for data, words in ((made, "is compressed"), (good[:-5], "is no noise file"), (b"PK\x05\x06", "noise file")):
         put(copy, "edge", "noise.npz", data)
         assert "noise.npz" in refused(copy, words)
 
