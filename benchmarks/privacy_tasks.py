@@ -161,6 +161,8 @@ def last_convolution(model: Model) -> CutSpec:
 HELD_OUT = 2.0
 """For ResNet-20, whose hold-out are images that it was trained on: more is lost on them than on unseen ones, where the
 target is 1.8 points."""
+STAGE3 = 1.6
+"""After stage 3, where 2.0 on the hold-out became 2.01 on unseen items."""
 GT4 = 1.2
 """For digit > 4, where 1.34 on the hold-out became 1.45 on unseen items, and the target is 1.34 there."""
 CIFAR = ("cifar10_12k.npz", "models/resnet20_cifar10.onnx")
@@ -169,7 +171,7 @@ TASKS: dict[str, Recipe] = {
     "gt4": Recipe("LeNet-5, MNIST digit > 4", "the digit", GT4, ("mnist.npz",), _gt4),
     "cifar10": Recipe("CNN, CIFAR-10", "brightness, in fifths", 1.5, CIFAR[:1], _cifar),
     "resnet20_stage3": Recipe(
-        "ResNet-20, CIFAR-10, after stage 3", "brightness, in fifths", HELD_OUT, CIFAR, _resnet(4096)
+        "ResNet-20, CIFAR-10, after stage 3", "brightness, in fifths", STAGE3, CIFAR, _resnet(4096)
     ),
     "resnet20_stage2": Recipe(
         "ResNet-20, CIFAR-10, after stage 2", "brightness, in fifths", HELD_OUT, CIFAR, _resnet(8192)

@@ -7,6 +7,7 @@ follow from the seed, so that an audit can be repeated; such keys never serve an
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 PartName = Literal["train", "test"]
+CHUNK = 500
+"""Items that a map takes at once."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,22 @@ class Observations:
 
     def carried(self, name: PartName, rows: Integers) -> Floats:
         """What the noise is added to, without it: float32 [rows, noise.values]."""
-        values = self.part(name).values[rows]
         if self.noise.map is None or self.noise.place == "input":
-            return values
-        return cast(Floats, self.noise.map.sent(values))
+            return self.part(name).values[rows]
+        return self._mapped(name)[rows]
+
+    def _mapped(self, name: PartName) -> Floats:
+        """What the map sends of a whole part, worked out once: attackers see it again in every pass and every copy."""
+        if name not in self._kept:
+            assert self.noise.map is not None
+            values = self.part(name).values
+            pieces = [self.noise.map.sent(values[start : start + CHUNK]) for start in range(0, len(values), CHUNK)]
+            self._kept[name] = np.concatenate(pieces)
+        return self._kept[name]
+
+    @functools.cached_property
+    def _kept(self) -> dict[PartName, Floats]:
+        return {}
 
     def drawn(self, name: PartName, rows: Integers, purpose: str, draw: int) -> Floats:
         """Fresh noise for these items, float32 [rows, noise.values]; the same for the same purpose and draw."""

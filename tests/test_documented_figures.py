@@ -26,6 +26,17 @@ def test_calibration() -> None:
         assert f"| {row['network']} | {measured} ms | {predicted} ms, {low} to {high} | {errors} |" in text
 
 
+def test_bias_of_the_information() -> None:
+    text, found = (ROOT / "docs" / "audit.md").read_text(), result("information_bias")
+    assert found["command"] in text.replace("\n", " ") and found["environment"]["processors"] == 2
+    for row in found["rows"]:
+        values = [row[name] for name in ("true_bits", "upper_bits", "lower_bits", "metric_bits")]
+        assert f"| {row['values']:,} | {' | '.join(f'{value:.2f}' for value in values)} |" in text
+    assert f"{found['rows'][0]['lower_cap_bits']:.2f} bits" in text
+    for name in ("train_items", "test_items", "metric_samples", "gallery"):
+        assert f"{found[name]:,}" in text
+
+
 def test_repeatability() -> None:
     text, found = (ROOT / "docs" / "devices.md").read_text(), result("repeatability")
     assert found["command"] in text
