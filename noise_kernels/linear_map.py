@@ -77,7 +77,7 @@ class LinearMap:
                     raise MapError("a basis of the map is not orthonormal")
         if kept < 1 or self.index[0] < 0 or self.index[-1] >= self.n:
             raise MapError("the map's index is empty or beyond its elements")
-        if (np.diff(self.index) <= 0).any():
+        if (self.index[1:] <= self.index[:-1]).any():
             raise MapError("the map's index does not ascend")
         diagonal = self.forward.shape == self.backward.shape == (kept,)
         matrix = self.forward.ndim == 2 and self.forward.shape[1] == kept

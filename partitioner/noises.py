@@ -1,7 +1,9 @@
 """What the mechanisms that were fitted already change in a plan: how many values cross at their cuts.
 
 A mechanism with a map before its noise sends other values than the activation, mostly far fewer. What the map itself
-takes to compute, on both sides, is not in a plan; `edgecut measure` has it.
+takes to compute, on both sides, is not in a plan. Neither is that sticky noise is drawn within the request, and noise
+at the input added before the edge partition, while other noise is drawn as an answer is awaited. `edgecut measure` has
+all that.
 """
 
 from __future__ import annotations

@@ -14,13 +14,12 @@ import math
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..artefacts import digest
+from ..artefacts import digest, installed_versions
 from ..errors import DataError, DeviceError
 from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data, to_input
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Page = Callable[[Audit, "Samples | None"], object]
-VERSIONS = ("edgecut", "torch", "numpy", "scipy", "onnxruntime")
+VERSIONS = ("edgecut", "torch", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu")
 METRIC_BYTES = 256 << 20
 LEAST_METRIC_SAMPLES = 100
 
@@ -135,7 +134,7 @@ def _audit(
             stages.notes.append(
                 "the public task without noise is through the mechanism's map, which is part of the bundle's halves"
             )
-        upper, lower = _bounds(seen, used, stages)
+        upper, lower = _bounds(halves, seen, used, stages)
         metrics = _metrics(halves, seen, used, stages)
         labels, reconstructions, samples = attacked(halves, seen, data, used, stages)
         alike = near_duplicates(halves, seen, labels, used, stages)
@@ -173,7 +172,7 @@ def _audit(
         verdict=judge(limits, upper, labels, reconstructions, floors),
         seconds=time.perf_counter() - stages.began_s,
         timings=stages.timings,
-        versions={name: version(name) for name in VERSIONS},
+        versions=installed_versions(VERSIONS),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     if page is not None:
@@ -204,13 +203,18 @@ def _elements(halves: Halves) -> int:
     return known[0].elements if known else halves.noise.n
 
 
-def _bounds(seen: Observations, used: AuditSettings, stages: Stages) -> tuple[Bound | None, Bound | None]:
+def _bounds(
+    halves: Halves, seen: Observations, used: AuditSettings, stages: Stages
+) -> tuple[Bound | None, Bound | None]:
     from .bounds import lower_bound, upper_bound
 
     no_noise = "there is no density to reckon with where some values get no noise: they are sent as they are"
     upper = stages.attempt(
         "upper", "bits from above", lambda: upper_bound(seen, tell=stages.tell), f"{no_noise}, and tell everything"
     )
+    if halves.steps:  # rounding can only take from what a message tells, so that the bound from above holds
+        stages.missing.append("bits from below: no likelihood is known of values rounded to int8")
+        return upper, None
     at_input = "no likelihood is known of what the edge partition makes of a noisy input"
     lower = stages.attempt(
         "lower",
@@ -234,7 +238,7 @@ def _metric_rows(halves: Halves, seen: Observations, used: AuditSettings, stages
     most = max(LEAST_METRIC_SAMPLES, METRIC_BYTES // (8 * columns))
     rows = np.arange(min(used.metric_samples, seen.test.count, most))
     x = to_input(seen.test.images[rows], halves.spec).reshape(len(rows), -1).astype(np.float32)
-    clean = seen.carried("test", rows) if seen.noise.place == "cut" else unprotected(halves, seen, rows)
+    clean = unprotected(halves, seen, rows)
     noisy = seen.sent("test", rows, "metric")
     estimates = []
     for number, (scaling, y) in enumerate(itertools.product(SCALINGS, (clean, noisy))):

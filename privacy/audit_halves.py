@@ -1,27 +1,30 @@
 """The two halves that an audit looks at, as they are deployed: out of a bundle, or of a model with noise at a cut.
 
-Of a bundle the edge half's output is what its noise is added to already: a mechanism's map is part of the model. Of a
-model the map stands beside it, so that attackers know the tensors that the map restores.
+Of a bundle the edge half's output is what its noise is added to already: a mechanism's map is part of the model, and
+what it restores comes out of the cloud half's beginning. Of a model the map stands beside it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+import onnx.utils
+from onnx import TensorProto, helper
 
 from ..errors import ArtefactError, BundleError, ModelError
 from ..models.load import Model
-from ..models.spec import CutSpec, ModelSpec
+from ..models.spec import CutSpec, ModelSpec, TensorSpec
 from ..models.split import halves
+from ..noise_kernels.element_noise import MAPPED
 from ..noise_kernels.mechanism import Noise, read_noise
 from ..partitioner.plan import Plan
-from ..runtime.accuracy import NoiseAccuracy
+from ..runtime.accuracy import NoiseAccuracy, items_at_once
 from ..runtime.halves import Half
 from ..runtime.manifest import CLOUD, EDGE, EDGE_MODEL, MANIFEST, NOISE, PROFILE, EdgeManifest, Manifest
 from ..runtime.verify import verified_files
@@ -38,7 +41,8 @@ class Halves:
     """`edge` takes model inputs and gives the cut's tensors `names` of `shapes`; `cloud` takes what is sent, float32.
 
     `clean_cloud` takes the cut's tensors as they are where a map stands before the noise, and is `cloud` elsewhere.
-    `steps` are an int8 wire's, one a tensor, or empty. `accuracy` is what the bundle's manifest says.
+    Of a bundle with a map, `restore` is the beginning of its cloud half, from what is sent to the cut's own tensors of
+    `restored_shapes`. `steps` are an int8 wire's, one a tensor, or empty. `accuracy` is what the manifest says.
     """
 
     spec: ModelSpec
@@ -50,6 +54,8 @@ class Halves:
     cloud: bytes
     clean_cloud: bytes
     steps: tuple[float, ...] = ()
+    restore: Half | None = None
+    restored_shapes: tuple[tuple[int, ...], ...] = ()
     bundle_id: str | None = None
     accuracy: NoiseAccuracy | None = None
     sticky: bool = False
@@ -68,9 +74,18 @@ class Halves:
 
     def flat(self, inputs: npt.NDArray[np.generic]) -> Floats:
         """The cut's activations without noise, float32 [items, width], for model inputs [items, ...]."""
+        most = items_at_once(self.spec)  # every layer's activations of so many are in memory together
+        return np.concatenate([self._flat(inputs[i : i + most]) for i in range(0, len(inputs), most)])
+
+    def _flat(self, inputs: npt.NDArray[np.generic]) -> Floats:
         made = dict(zip(self.edge.names, self.edge([inputs]), strict=True))
-        parts = [np.asarray(made[name], np.float32).reshape(len(inputs), -1) for name in self.names]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return _side_by_side([made[name] for name in self.names], len(inputs))
+
+    def restored(self, sent: Floats) -> Floats:
+        """What the cloud half's map makes of what was sent: float32 [items, the cut's own elements]."""
+        assert self.restore is not None
+        (shape,) = self.shapes
+        return _side_by_side(self.restore([sent.reshape(-1, *shape)]), len(sent))
 
     def of_flat(self, flat: Floats) -> Floats:
         """The same for model inputs that are flat, float32 [items, n]."""
@@ -98,7 +113,11 @@ def of_bundle(folder: str | os.PathLike[str]) -> Halves:
     steps = () if side.wire is None else side.wire.steps
     if steps:
         cloud = _without_steps(cloud)
+    own = plan.model.cut(found.manifest.cut_name).tensors
+    mapped = noise.place == "cut" and [tensor.name for tensor in side.cut] == [MAPPED]
     return Halves(
+        restore=Half(_up_to(cloud, own), THREADS) if mapped else None,
+        restored_shapes=tuple(tensor.shape for tensor in own) if mapped else (),
         spec=plan.model,
         noise=noise,
         cut_name=found.manifest.cut_name,
@@ -136,6 +155,26 @@ def of_model(model: Model, cut: CutSpec, noise: Noise) -> Halves:
         edge=Half(edge.SerializeToString(), THREADS),
         cloud=cloud.SerializeToString(),
         clean_cloud=clean.SerializeToString(),
+    )
+
+
+def _side_by_side(tensors: Sequence[npt.NDArray[np.generic]], items: int) -> Floats:
+    parts = [np.asarray(tensor, np.float32).reshape(items, -1) for tensor in tensors]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _up_to(cloud: bytes, tensors: Sequence[TensorSpec]) -> bytes:
+    """The cloud half as far as these tensors: the map's inverse, which anyone in the cloud can run as well."""
+    made = onnx.load_model_from_string(cloud)
+    del made.graph.output[:]
+    for tensor in tensors:
+        made.graph.output.append(
+            helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, ["batch", *tensor.shape])
+        )
+    return (
+        onnx.utils.Extractor(made)
+        .extract_model([value.name for value in made.graph.input], [tensor.name for tensor in tensors])
+        .SerializeToString()
     )
 
 

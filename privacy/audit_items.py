@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..errors import DataError
 from ..models.data import DataSet, to_input
 from ..models.quantise import rounded
+from ..models.spec import ModelSpec
 from ..runtime.accuracy import NoiseAccuracy, count_correct, items_at_once
 from ..runtime.halves import Half, check_finite
 from .audit_halves import THREADS, Halves
@@ -29,11 +30,7 @@ def observe(halves: Halves, data: DataSet, used: AuditSettings, stages: Stages) 
 
     Raises DataError where the data does not fit the model, ModelError where an activation is not finite.
     """
-    largest, classes = max(int(data.y_train.max()), int(data.y_test.max())), halves.spec.output.elements
-    if largest >= classes:
-        raise DataError(
-            f"{data.name} has a label {largest}, but {halves.spec.name} has {classes} classes; give its data"
-        )
+    check_labels(data, halves.spec)
     at_input = halves.noise.place == "input"
     width = halves.spec.input.elements if at_input else halves.width
     each = 4 * width + data.x_train[0].nbytes
@@ -50,8 +47,9 @@ def observe(halves: Halves, data: DataSet, used: AuditSettings, stages: Stages) 
         (data.x_train, data.y_train, None if private is None else private.train, train),
         (data.x_test, data.y_test, None if private is None else private.test, test),
     ):
-        rows = np.sort(generator.permutation(len(x))[:count])
-        images = x if count == len(x) else x[rows]
+        # In a drawn order: where less than all is looked at, no class that the data has last may be missed.
+        rows = generator.permutation(len(x))[:count]
+        images = x[rows]
 
         def shown(count: int, before: int = sum(part.count for part in parts)) -> None:
             stages.tell("activations", (before + count) / (train + test))
@@ -66,7 +64,16 @@ def observe(halves: Halves, data: DataSet, used: AuditSettings, stages: Stages) 
         shapes=halves.shapes,
         seed=used.seed,
         edge=halves.of_flat if at_input else None,
+        restore=None if halves.restore is None else halves.restored,
+        restored_shapes=halves.restored_shapes,
     )
+
+
+def check_labels(data: DataSet, spec: ModelSpec) -> None:
+    """Raise DataError for a label that the model has no class for."""
+    largest, classes = max(int(data.y_train.max()), int(data.y_test.max())), spec.output.elements
+    if largest >= classes:
+        raise DataError(f"{data.name} has a label {largest}, but {spec.name} has {classes} classes; give its data")
 
 
 def _values(halves: Halves, images: Array, width: int, told: Callable[[int], None]) -> Floats:

@@ -64,12 +64,13 @@ def _ssim(limit: float | None, reconstructions: Sequence[Reconstruction], floors
     single = [found for found in reconstructions if found.copies == 1]
     if not single:
         return f"the similarity (SSIM) of reconstructions may be at most {limit:g}, and nothing measured it"
-    best = max(single, key=lambda found: found.ssim_p95)
-    if best.ssim_p95 <= limit:
+    best = max(single, key=lambda found: found.ssim_p95_high)
+    if best.ssim_p95_high <= limit:
         return None
     sentence = (
         f"{_named(best.attacker, best.knows_noise)} reconstructs inputs with an SSIM of {best.ssim_p95:.3f} at the "
-        f"95th percentile, where at most {limit:g} is allowed"
+        f"95th percentile (95 % interval {best.ssim_p95_low:.3f} to {best.ssim_p95_high:.3f}), where at most {limit:g} "
+        "is allowed"
     )
     return sentence + _floor("each public label's mean image has", floors.label_ssim_p95, limit, "{:.3f}".format)
 

@@ -73,13 +73,18 @@ class LabelAttack(Record):
 
 
 class Reconstruction(Record):
-    """A decoder from messages to inputs: structural similarity with the true ones, mean and 95th percentile."""
+    """A decoder from messages to inputs: structural similarity with the true ones, mean and 95th percentile.
+
+    The figures called low and high are 95 % intervals over the items.
+    """
 
     attacker: str
     knows_noise: bool
     copies: int
     ssim_mean: float
     ssim_p95: float
+    ssim_p95_low: float
+    ssim_p95_high: float
     ssim_mean_low: float
     ssim_mean_high: float
     mse: float

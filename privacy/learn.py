@@ -20,14 +20,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..artefacts import check_output, write_bytes
+from ..artefacts import check_output, installed_versions, write_bytes
 from ..errors import DataError, DeviceError, EdgecutError, ModelError
 from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from .mechanisms.fitted import Fitted
 
 Array = npt.NDArray[Any]
-VERSIONS = ("edgecut", "torch", "numpy", "onnxruntime")
+VERSIONS = ("edgecut", "torch", "numpy", "onnxruntime", "onnxruntime-gpu")
 
 
 def learn(
@@ -147,7 +146,7 @@ def _key(model: Model, cut: CutSpec, data: DataSet, settings: Settings | FitSett
         "data": data.digest,
         "private": data.private.name if data.private is not None else None,
         "settings": dataclasses.asdict(settings),
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": installed_versions(VERSIONS),
     }
 
 

@@ -53,7 +53,8 @@ class Observations:
     """A mechanism at a cut, with data: everything that bounds and attacks need.
 
     `edge` gives the cut's activations, float32 [items, width], for flat model inputs; only noise at the input needs it.
-    `shapes` are those of the cut's tensors without the batch, `names` their names.
+    `shapes` are those of the cut's tensors without the batch, `names` their names. Of a bundle whose cloud half begins
+    with a map, `restore` is that map and `restored_shapes` those of the tensors it gives.
     """
 
     noise: Noise
@@ -63,11 +64,23 @@ class Observations:
     shapes: tuple[tuple[int, ...], ...]
     seed: int
     edge: Callable[[Floats], Floats] | None = None
+    restore: Callable[[Floats], Floats] | None = None
+    restored_shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors that `restored` gives, without the batch."""
+        return self.restored_shapes or self.shapes
 
     @property
     def width(self) -> int:
-        """Elements of the cut's tensors together: what `restored` gives."""
+        """Elements of the cut's tensors together."""
         return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
+    def restored_width(self) -> int:
+        """Elements of what `restored` gives."""
+        return sum(int(np.prod(shape)) for shape in self.feature_shapes)
 
     def part(self, name: PartName) -> Part:
         """The training or the unseen part."""
@@ -111,7 +124,9 @@ class Observations:
         return self.edge(noisy)
 
     def restored(self, sent: Floats) -> Floats:
-        """What the cloud partition makes of it first, float32 [rows, width]: public, and known to every attacker."""
+        """What the cloud partition makes of it first, float32 [rows, restored_width]. It is public."""
+        if self.restore is not None:
+            return self.restore(sent)
         if self.noise.map is None or self.noise.place == "input":
             return sent
         return cast(Floats, self.noise.map.restored(sent))

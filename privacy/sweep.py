@@ -13,12 +13,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..artefacts import check_output, digest
+from ..artefacts import check_output, digest, installed_versions
 from ..errors import ArtefactError, DataError, EdgecutError, unknown
 from ..models.catalogue import CATALOGUE
 from ..models.data import DataSet, load_data
@@ -28,6 +27,7 @@ from ..noise_kernels.mechanism import MECHANISMS as MECHANISMS
 from ..partitioner.plan import Plan
 from ..runtime.bundle import check_same_model
 from .audit import VERSIONS, audit_noise
+from .audit_items import check_labels
 from .audit_settings import AuditSettings, quick
 from .audited import Audit, Floors, LeakageSweep, SweepPoint
 from .settings import FitSettings
@@ -92,7 +92,9 @@ def sweep(
         point, floors = _point(loaded, labelled, task, used, told)
         taken_s = time.perf_counter() - since_s
         changes: dict[str, Any] = {"points": (*made.points, point), "seconds": made.seconds + taken_s}
-        made = made.model_copy(update=changes | ({"floors": floors} if floors is not None else {}))
+        if floors is not None and task.cut.name == made.cut_name:
+            changes["floors"] = floors
+        made = made.model_copy(update=changes)
         if unfinished is not None:
             made.save(unfinished)
     spent_s = time.perf_counter() - began_s
@@ -127,7 +129,9 @@ def _data(model: Model, source: str | None, private: str | None) -> DataSet:
     named = source or (CATALOGUE[name].data if name in CATALOGUE else None)
     if named is None:
         raise DataError(f"sweeping {name} needs labelled data; give --data FILE.npz")
-    return load_data(named, private)
+    data = load_data(named, private)
+    check_labels(data, model.spec)
+    return data
 
 
 def _tasks(
@@ -155,8 +159,17 @@ def _empty(
 ) -> LeakageSweep:
     """The sweep without its points. Its key leaves the mechanisms, losses and cuts out: more of them can be added."""
     private = None if data.private is None else data.private.name
-    versions = {name: version(name) for name in VERSIONS}
-    depends = [model.spec.digest, plan.choice, data.digest, private, asdict(used), losses[0], versions]
+    versions = installed_versions(VERSIONS)
+    depends = [
+        model.spec.digest,
+        plan.choice,
+        data.digest,
+        private,
+        asdict(used),
+        losses[0],
+        versions,
+        "fitted without private labels",
+    ]
     return LeakageSweep(
         key=digest(json.dumps(depends).encode()),
         model_name=model.spec.name,
@@ -179,7 +192,7 @@ def _empty(
 
 
 def _resumed(unfinished: Path | None, empty: LeakageSweep) -> LeakageSweep:
-    """With the points of an interrupted sweep of the same things, if there is one."""
+    """With the points of an interrupted sweep of the same things; those that failed are tried again."""
     if unfinished is None or not unfinished.is_file():
         return empty
     try:
@@ -188,7 +201,13 @@ def _resumed(unfinished: Path | None, empty: LeakageSweep) -> LeakageSweep:
         return empty
     if found.key != empty.key:
         return empty
-    return empty.model_copy(update={"points": found.points, "floors": found.floors, "seconds": found.seconds})
+    return empty.model_copy(
+        update={
+            "points": tuple(p for p in found.points if p.failed is None),
+            "floors": found.floors,
+            "seconds": found.seconds,
+        }
+    )
 
 
 def _is(point: SweepPoint, task: _Task) -> bool:
@@ -221,7 +240,7 @@ def _point(
         fitted = fit(
             model,
             cut,
-            data,
+            replace(data, private=None),  # what is to be hidden is not known when noise is learned
             task.mechanism,
             FitSettings(max_accuracy_loss=task.loss_points, seed=used.seed),
             progress=lambda text, share: tell(text, FIT_SHARE * share),

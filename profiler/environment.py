@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from ..agent import environment as device
+from ..artefacts import installed_versions
 from .profile import Environment
 
 PACKAGES = ("edgecut", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "grpcio")
@@ -17,11 +16,4 @@ def read_environment() -> Environment:
 
 def package_versions() -> dict[str, str]:
     """Of the installed packages that matter to a measurement."""
-    return {name: version for name in PACKAGES if (version := _version(name))}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return installed_versions(PACKAGES)

@@ -14,14 +14,14 @@ from ..runtime.measurement import Measurement
 def recorded(bundle: str | os.PathLike[str], measurement: Measurement) -> Leakage:
     """The verdict in the manifest of a bundle's folder.
 
-    Recording gives a bundle another id, so the one that was measured is this one, or this one before its audit. Raises
+    Recording gives a bundle another id, so the one that was measured is this one, or this one before a verdict. Raises
     ArtefactError for another bundle and for one without a verdict.
     """
     where = Path(bundle) / MANIFEST
     text = read_bytes(where, limit=MAX_MANIFEST_BYTES)
     manifest = Manifest.from_json(text, str(where))
-    before = manifest.model_copy(update={"leakage": None}).to_json().encode()
-    if measurement.bundle_id not in (digest(text), digest(before)):
+    earlier = () if manifest.leakage is None else manifest.leakage.earlier_ids
+    if measurement.bundle_id not in (digest(text), *earlier):
         raise ArtefactError(f"{bundle} is not the bundle that was measured ({measurement.bundle_id}); give that one")
     if manifest.leakage is None:
         raise ArtefactError(f"{bundle} has no leakage verdict; write one into it with edgecut audit, or leave it out")

@@ -6,7 +6,8 @@
 
 What they compute is `noise_kernels.linear_map`'s. The operators are Reshape, Concat, Sub, MatMul, Gather, Mul, Add and
 Slice, written as they have been since opset 10, so that every target takes them. The map is public and the same for
-every request; nothing of the noise is in it.
+every request; no draw and no key is in it, though who knows how the activations spread can tell from a channel's how
+loud its noise is.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from ..noise_kernels.element_noise import MAPPED
 from ..noise_kernels.linear_map import LinearMap
 from ..noise_kernels.mechanism import Noise
 
-PREFIX = "map"
-"""What the names of the added nodes' values begin with."""
+PREFIX = "edgecut.map"
+"""What the names of the added nodes' values begin with: not what a model's own weights would."""
 
 
 def crossing(cut_tensors: Sequence[TensorSpec], noise: Noise) -> tuple[TensorSpec, ...]:

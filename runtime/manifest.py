@@ -32,6 +32,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILE_BYTES = 4 * 1024**3
 """Of one file of a bundle; an ONNX file has at most 2 GB, an engine may have somewhat more than its model."""
 MAX_FILES = 10_000
+MAX_EARLIER_IDS = 20
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _SEAL = re.compile(rb'"seal":\s*"sha256:([0-9a-f]{64})"')
 _UNSEALED = "sha256:" + "0" * 64
@@ -145,7 +146,8 @@ class Leakage(Record):
     """What an audit measured of the bundle: the largest figure of each kind over all its attackers.
 
     `audit_digest` is that of the audit's file, `private` the private labels' name. Bits are of one message about its
-    input; None is not measured, and never 0. `broken` has a sentence for each limit that does not hold.
+    input; None is not measured, and never 0. `broken` has a sentence for each limit that does not hold. `earlier_ids`
+    are the bundle's before its verdicts, the latest last: what was measured with it may name any of them.
     """
 
     audit_digest: Digest
@@ -159,6 +161,7 @@ class Leakage(Record):
     holds: bool
     broken: tuple[str, ...] = ()
     audited_at: str
+    earlier_ids: tuple[Digest, ...] = Field(default=(), max_length=MAX_EARLIER_IDS)
 
 
 class EdgeManifest(Sealed):

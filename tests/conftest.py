@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what runs in the background, and children would inherit that no Ctrl-C reaches them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # What a test looks for in the temporary folder must not be another worker's.
     tempfile.tempdir = tempfile.mkdtemp(prefix=f"tests-{worker}-")

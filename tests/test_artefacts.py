@@ -16,7 +16,17 @@ import pytest
 from pydantic import ValidationError
 
 from edgecut import artefacts
-from edgecut.artefacts import Artefact, Record, check_output, digest, file_digest, read_bytes, write_bytes, writing
+from edgecut.artefacts import (
+    Artefact,
+    Record,
+    check_output,
+    digest,
+    file_digest,
+    installed_versions,
+    read_bytes,
+    write_bytes,
+    writing,
+)
 from edgecut.errors import ArtefactError
 from edgecut.partitioner.link import load_link
 
@@ -229,3 +239,9 @@ def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
     assert plan.read_bytes() == before
     check_output(plan, "plan")
     assert link.save(link.save(tmp_path / "a.link.json")).exists()
+
+
+def test_versions_are_of_what_is_installed() -> None:
+    import pydantic
+
+    assert installed_versions(["pydantic", "no-such-package"]) == {"pydantic": pydantic.VERSION}

@@ -18,19 +18,24 @@ MESSAGES = 2000
 PER_CLUSTER = 100
 STARTS = 10
 PERMUTATIONS = 200
+SEEDS = 1 << 31
+"""scikit-learn takes no larger seed, nor NumPy's older generators."""
 
 
 def clustering(seen: Observations) -> Clustering | None:
     """k-means on messages of unseen items, against the distribution that each one's noise was of.
 
-    None for a mechanism without several distributions. `chance` is the mean purity with the distributions permuted.
+    None for a mechanism without several distributions, or with more of them than messages. `chance` is the mean purity
+    with the distributions permuted.
     """
     noise = seen.noise
     if not isinstance(noise, NoiseCollection) or noise.distributions < 2:
         return None
     count = min(seen.test.count, MESSAGES, PER_CLUSTER * noise.distributions)
+    if count < noise.distributions:
+        return None
     rows = np.arange(count)
-    found = _clusters(seen.sent("test", rows, PURPOSE), noise.distributions, seen.seed)
+    found = _clusters(seen.sent("test", rows, PURPOSE), noise.distributions, seen.seed % SEEDS)
     truth = distributions_of(seen, noise, rows)
     generator = np.random.default_rng(seen.seed)
     by_chance = [purity(found, generator.permutation(truth)) for _ in range(PERMUTATIONS)]

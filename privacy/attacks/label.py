@@ -98,8 +98,9 @@ def kinds_of(seen: Observations, cloud: fx.GraphModule | None) -> list[Kind]:
     if cloud is not None and shaped is not None:
         # Made anew each time, as training changes it; it starts from the cloud's own weights, which know the scale.
         makers.append(("the cloud partition's shape", lambda _: _shaped(cloud, sent, classes), False))
-    if is_map(seen.shapes):
-        makers.append(("convolutional", lambda few: Standardised(convolutions(seen.shapes[0], classes), few), True))
+    features = seen.feature_shapes
+    if is_map(features):
+        makers.append(("convolutional", lambda few: Standardised(convolutions(features[0], classes), few), True))
     else:
         makers.append(("perceptron", lambda few: Standardised(layers(few.shape[1], classes), few), False))
     aware = [False, True] if Cleaner.useful(seen) else [False]

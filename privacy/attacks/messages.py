@@ -34,7 +34,9 @@ class Messages:
     @property
     def width(self) -> int:
         """Values in a row."""
-        if self.is_restored or self.seen.noise.place == "input":
+        if self.is_restored:
+            return self.seen.restored_width
+        if self.seen.noise.place == "input":
             return self.seen.width
         return self.seen.noise.values
 
@@ -52,12 +54,12 @@ class Messages:
         """One copy of each item, as it is sent."""
         return self.seen.sent(name, rows, purpose, number)
 
-    def pieces(self, rows: Integers) -> list[Integers]:
-        """The same rows, at most as many at a time as may be drawn at once."""
-        most = max(1, CHUNK_BYTES // (4 * self.width))
+    def pieces(self, rows: Integers, batch: int = 1) -> list[Integers]:
+        """The same rows, at most as many at a time as may be drawn at once, in whole batches but for the last."""
+        most = max(1, CHUNK_BYTES // (4 * self.width * batch)) * batch
         return [rows[start : start + most] for start in range(0, len(rows), most)]
 
-    def passes(self, rows: Integers, purpose: str, seed: int) -> Iterator[tuple[Integers, Floats]]:
+    def passes(self, rows: Integers, purpose: str, seed: int, batch: int = 1) -> Iterator[tuple[Integers, Floats]]:
         """Training items in a new order and under new noise in every pass, without end, a chunk at a time.
 
         The next chunk is drawn while the last one is used: drawing takes a core of its own where there is one.
@@ -68,7 +70,7 @@ class Messages:
             number = 0
             while True:
                 order = generator.permutation(rows)
-                for piece in self.pieces(order):
+                for piece in self.pieces(order, batch):
                     yield number, piece
                 number += 1
 

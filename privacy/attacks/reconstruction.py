@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import stats
 from torch.nn import functional
 
 from ...models.training import one_thread
@@ -86,7 +87,7 @@ def reconstruction_attacks(
         began_s = time.perf_counter()
         messages = _messages(seen, knows, count)
         made = _decoded(messages, targets, rows, used, told(len(found)))
-        return _result(made, truth, knows, count, is_map(seen.shapes), seen.seed, began_s), made
+        return _result(made, truth, knows, count, is_map(seen.feature_shapes), seen.seed, began_s), made
 
     for knows in knowing:
         found.append(attack(knows, 1))
@@ -113,12 +114,12 @@ def _fewer(part: Part, most: int) -> Part:
 
 def _messages(seen: Observations, knows: bool, copies: int) -> Messages:
     cleaner = Cleaner(seen, copies) if knows else None
-    return Messages(seen, copies, cleaner, restored=is_map(seen.shapes))
+    return Messages(seen, copies, cleaner, restored=is_map(seen.feature_shapes))
 
 
 def _clean(seen: Observations) -> Messages:
     """What crosses without any noise."""
-    return Noiseless(seen, restored=is_map(seen.shapes))
+    return Noiseless(seen, restored=is_map(seen.feature_shapes))
 
 
 class Noiseless(Messages):
@@ -139,7 +140,7 @@ def _decoded(messages: Messages, targets: Floats, rows: Integers, effort: Effort
     few = torch.from_numpy(messages.take("train", np.arange(min(seen.train.count, SCALED_BY)), "scaling"))
     image = targets.shape[1:]
     network = Standardised(
-        Decoder(seen.shapes[0], image) if is_map(seen.shapes) else FlatDecoder(few.shape[1], image), few
+        Decoder(seen.feature_shapes[0], image) if is_map(seen.feature_shapes) else FlatDecoder(few.shape[1], image), few
     )
     error = functional.mse_loss
     how = ("aware" if messages.cleaner else "unaware") if not isinstance(messages, Noiseless) else "without noise"
@@ -154,12 +155,15 @@ def _result(
 ) -> Reconstruction:
     alike = ssim(made.images, truth)
     low, high = _interval(alike, seed)
+    low_p95, high_p95 = (float(np.quantile(alike, rank)) for rank in _ranks(len(alike)))
     return Reconstruction(
         attacker="convolutional decoder" if maps else "perceptron decoder",
         knows_noise=knows,
         copies=copies,
         ssim_mean=float(alike.mean()),
         ssim_p95=float(np.quantile(alike, 0.95)),
+        ssim_p95_low=low_p95,
+        ssim_p95_high=high_p95,
         ssim_mean_low=low,
         ssim_mean_high=high,
         mse=float(((made.images - truth) ** 2).mean()),
@@ -175,6 +179,12 @@ def _interval(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _ranks(items: int) -> list[float]:
+    """Between which quantiles of so many items the 95th percentile lies with 95 %: how many fall below is binomial."""
+    low, high = (float(stats.binom.ppf(share, items, 0.95)) for share in (0.025, 0.975))
+    return [low / items, min(1.0, (high + 1) / items)]
 
 
 def _bytes(images: Floats) -> Array:

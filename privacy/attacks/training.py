@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...errors import DataError
 from ..audited import Curve
 from ..observations import Floats, Integers
 from .effort import Effort
@@ -52,7 +53,7 @@ def trained(
     whole = 2 * steps * batch_size >= effort.steps * effort.batch
     batch_size = min(batch_size, len(fit))
     # Checks shall not take longer than what they check.
-    held = held[: max(LEAST_HELD, steps * batch_size // (4 * CHECKS))]
+    held = np.sort(held[: max(LEAST_HELD, steps * batch_size // (4 * CHECKS))])
     held_messages, held_targets = messages.take("train", held, "held out"), goal.targets[torch.from_numpy(held)]
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE, foreach=False)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=RATE, total_steps=steps)
@@ -94,15 +95,17 @@ def parameters_of(network: torch.nn.Module) -> int:
 
 def _parted(count: int, effort: Effort, seed: int) -> tuple[Integers, Integers]:
     order = np.random.default_rng(seed).permutation(count)
+    if count < 2:
+        raise DataError("one training item is too few for an attacker; give at least 2")
     held = min(effort.held_out, max(1, count // 10))
-    return order[held : held + effort.items], np.sort(order[:held])
+    return order[held : held + effort.items], order[:held]
 
 
 def _batches(
     messages: Messages, rows: Integers, batch: int, steps: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     done = 0
-    for items, drawn in messages.passes(rows, "fit", seed):
+    for items, drawn in messages.passes(rows, "fit", seed, batch):
         for start in range(0, len(items) - batch + 1, batch):
             if done == steps:
                 return

@@ -11,8 +11,8 @@ A coordinate of nu = 1 carries nothing and is not sent, so that fewer values cro
 sent has variance 1. It is a Wiener filter behind additive noise, with the filter on both sides of the link.
 
 * `diagonal`: each coordinate on its own.
-* `eigen`: the coordinates that matter most, at most MOST, are whitened together and turned to the eigenvectors of their
-  joint sensitivity; the others are dropped. Stronger, and its two matrices become part of the halves.
+* `eigen`: the coordinates that matter most (see `mattering`) are whitened together and turned to the eigenvectors of
+  their joint sensitivity; the others are dropped. Stronger, and its two matrices become part of the halves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from .proposal import Proposal
 from .sensitivity import Doubles, Points, points_of
 
 Floats = npt.NDArray[np.float32]
-MOST = 1600
+FEW, MOST = 1600, 4096
+"""Coordinates taken together: the most sensitive FEW, or as many as each on its own would be sent, but never more than
+MOST: matrices of that size take a gigabyte and a minute."""
 ITEMS = 6000
 """Training items that variances and covariances are taken from."""
 MEMORY_BYTES = 256 << 20
@@ -141,7 +143,7 @@ def _fitted(bench: Bench, points: Points, settings: FitSettings) -> tuple[Channe
     if settings.basis == "diagonal":
         return each, weight
     bench.stages.tell("turning to the eigenvectors of the sensitivity", ROUNDS / (ROUNDS + 1))
-    index = each.index[np.sort(np.argsort(-each.gains, kind="stable")[:MOST])]
+    index = mattering(each, weight)
     spread = _covariance(coordinates, rows, index, chunk)
     for _ in range(ROUNDS):
         joint = eigen(coordinates, index, shrunk(spread, rows.count), _jacobian(coordinates, points, noisy, index))
@@ -153,6 +155,12 @@ def _fitted(bench: Bench, points: Points, settings: FitSettings) -> tuple[Channe
     if settings.basis == "eigen" or (enough and joint.bits(best) <= each.bits(weight)):
         return joint, best
     return each, weight
+
+
+def mattering(each: Channel, weight: float) -> npt.NDArray[np.int64]:
+    """The coordinates to be turned together: what a diagonal channel does not send tells the cloud next to nothing."""
+    count = min(max(FEW, int((each.errors(weight) < 1).sum())), MOST)
+    return each.index[np.sort(np.argsort(-each.gains, kind="stable")[:count])]
 
 
 def diagonal(coordinates: Coordinates, variances: Doubles, sensitivity: Doubles) -> Channel:

@@ -38,7 +38,7 @@ TOLERANCE = 1e-4
 
 @dataclass
 class Network:
-    """`weights` by name, free; `frozen` counts the stored float values that are not trained."""
+    """`weights` by name, free; of the graph's `parameters`, so many are on the `edge`."""
 
     graph: ModelGraph
     cut: CutSpec

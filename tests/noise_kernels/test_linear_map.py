@@ -114,6 +114,7 @@ GOOD: dict[str, Any] = {
         ({"index": [0, 2**32 + 4]}, "no list of whole numbers"),
         ({"index": [4, 0]}, "does not ascend"),
         ({"index": [4, 4]}, "does not ascend"),
+        ({"index": [0, 2**31 - 1, -2, 5], "forward": np.ones(4), "backward": np.ones(4)}, "does not ascend"),
         ({"index": [-1, 4]}, "beyond its elements"),
         ({"index": [0, 6]}, "beyond its elements"),
         ({"forward": np.ones(3)}, "do not fit"),

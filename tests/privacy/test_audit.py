@@ -237,6 +237,19 @@ def test_an_int8_wire_is_audited_before_its_rounding(deployed: Deployed, residua
     np.testing.assert_allclose(Half(bare)(given)[0], Half(cloud)(given)[0], rtol=1e-5, atol=1e-5)
 
 
+def test_of_rounded_values_nothing_is_said_from_below(deployed: Deployed) -> None:
+    from edgecut.privacy.audit import _bounds
+    from edgecut.privacy.audit_items import observe
+    from edgecut.privacy.audit_stages import Stages
+
+    found = of_bundle(deployed.folder)
+    for steps in ((), tuple(0.1 for _ in found.names)):
+        halves, stages = dataclasses.replace(found, steps=steps), Stages(None)
+        upper, lower = _bounds(halves, observe(halves, load_data(deployed.data), BOUNDS, stages), BOUNDS, stages)
+        assert upper is not None and (lower is None) == bool(steps)
+        assert any("rounded to int8" in line for line in stages.missing) == bool(steps)
+
+
 def test_refusals(deployed: Deployed, residual: Any, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="one side of a bundle"):
         audit(deployed.folder / "edge", data=deployed.data)

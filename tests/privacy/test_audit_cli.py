@@ -43,6 +43,19 @@ def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--max-bits", "inf"), "--max-bits is inf, but must be a number of bits"),
+        (("--sweep", "p.json", "--model", "m", "-o", "s.json", "--no-record"), "a sweep changes no bundle"),
+    ],
+)
+def test_options_that_cannot_be(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    given = options if "--sweep" in options else ("b", *options)
+    refused = run(*given, cwd=tmp_path)
+    assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+
+
 def test_exit_codes_files_and_the_recorded_verdict(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

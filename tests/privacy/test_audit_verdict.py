@@ -33,13 +33,15 @@ def label(right: int, copies: int = 1, total: int = 1000, knows: bool = False, n
     )
 
 
-def decoder(p95: float, copies: int = 1) -> Reconstruction:
+def decoder(p95: float, copies: int = 1, half: float = 0.0) -> Reconstruction:
     return Reconstruction(
         attacker="decoder",
         knows_noise=False,
         copies=copies,
         ssim_mean=p95 / 2,
         ssim_p95=p95,
+        ssim_p95_low=p95 - half,
+        ssim_p95_high=p95 + half,
         ssim_mean_low=p95 / 2,
         ssim_mean_high=p95 / 2,
         mse=0.1,
@@ -81,6 +83,9 @@ def test_the_interval_has_to_keep_to_the_limit_and_the_limit_itself_is_allowed()
     limits = LeakageLimits(max_private_accuracy=0.5, max_bits=12.0, max_ssim=0.7)
     assert judge(limits, bound(11.5, 0.5), [label(300)], [decoder(0.7)], NO_FLOORS).holds
     assert len(judge(limits, bound(11.5, 0.6), [label(300)], [decoder(0.7)], NO_FLOORS).broken) == 1
+    assert judge(limits, bound(1.0), [label(300)], [decoder(0.6, half=0.1)], NO_FLOORS).holds
+    [sentence] = judge(limits, bound(1.0), [label(300)], [decoder(0.69, half=0.02)], NO_FLOORS).broken
+    assert "0.690 at the 95th percentile (95 % interval 0.670 to 0.710), where at most 0.7 is allowed" in sentence
     one = label(490)
     assert one.accuracy.value < 0.5 < one.accuracy.high
     [sentence] = judge(limits, bound(1.0), [one], [decoder(0.1)], NO_FLOORS).broken

@@ -24,6 +24,8 @@ from edgecut.noise_kernels.element_noise import MAPPED, ElementNoise
 from edgecut.noise_kernels.elements import reference_elements
 from edgecut.noise_kernels.mechanism import MECHANISMS, read_noise
 from edgecut.privacy.bench import HELD_DRAWS
+from edgecut.privacy.mechanisms import channel
+from edgecut.privacy.mechanisms.coordinates import Coordinates
 from edgecut.privacy.mechanisms.fitted import Fitted
 from edgecut.privacy.mechanisms.fitting import MODULES, fit, largest
 from edgecut.privacy.mechanisms.proposal import Proposal
@@ -187,6 +189,21 @@ def test_what_channel_sends_has_the_variance_of_an_int8_wire(network: Known, fit
     assert noise.map is not None
     sent = noise.map.sent(data.x_train @ halves(network)[0])
     assert np.allclose(sent.var(0) + noise.scale**2, 1, atol=0.15)
+
+
+@pytest.mark.parametrize(("few", "most", "weight", "index"), [(2, 9, 3.5, (1, 3, 4)), (4, 9, 3.5, (1, 3, 4, 8))])
+def test_channel_turns_together_what_it_would_send(
+    few: int, most: int, weight: float, index: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "FEW", few)
+    monkeypatch.setattr(channel, "MOST", most)
+    gains = np.array([4.0, 9.0, 5.0, 1.0, 2.0])
+    plain = Coordinates((10,), (None,), np.zeros(10, np.float32))
+    each = channel.Channel(plain, np.array([1, 3, 4, 7, 8]), gains, np.ones(5), np.ones(5))
+    assert tuple(channel.mattering(each, weight)) == index
+    monkeypatch.setattr(channel, "MOST", 2)
+    monkeypatch.setattr(channel, "FEW", 1)
+    assert tuple(channel.mattering(each, weight)) == (3, 4)
 
 
 def test_cloak_is_loud_where_the_answer_does_not_look(network: Known, fits: dict[str, Fitted]) -> None:

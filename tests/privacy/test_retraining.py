@@ -338,13 +338,25 @@ def command(model: Model, data: DataSet, tmp_path: Path) -> list[str]:
     assert hidden is not None
     arrays = {field: getattr(data, field) for field in ("x_train", "y_train", "x_test", "y_test")}
     np.savez(tmp_path / "d.npz", **arrays, upper_train=hidden.train, upper_test=hidden.test)
-    options = ["--cut", "conv", "--data", str(tmp_path / "d.npz"), "--epochs", "1", "--bottleneck", "3"]
+    options = ["--cut", "conv", "--data", str(tmp_path / "d.npz"), "--epochs", "1"]
     return ["retrain", str(model.path), *options]
 
 
 def test_command(command: list[str], tmp_path: Path) -> None:
     output, report = tmp_path / "o.onnx", tmp_path / "r.json"
-    how = ["--method", "dpfe", "--private", "upper", "-o", str(output), "--json", "--report", str(report)]
+    how = [
+        "--method",
+        "dpfe",
+        "--private",
+        "upper",
+        "--bottleneck",
+        "3",
+        "-o",
+        str(output),
+        "--json",
+        "--report",
+        str(report),
+    ]
     done = CliRunner().invoke(app, [*command, *how], standalone_mode=False)
     assert done.exception is None, done.output
     assert json.loads(done.stdout) == json.loads(report.read_bytes())
@@ -360,6 +372,13 @@ def test_command(command: list[str], tmp_path: Path) -> None:
     ):
         assert words in " ".join(done.stdout.split())
     assert f"wrote {output}" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--private", "upper"), ("--bottleneck", "3"), ("--margin", "2")])
+def test_what_scrunch_does_not_have_is_refused(option: tuple[str, str], command: list[str], tmp_path: Path) -> None:
+    asked = [*command, *option, "--method", "scrunch", "-o", str(tmp_path / "o.onnx")]
+    done = CliRunner().invoke(app, asked, standalone_mode=False)
+    assert f"{option[0]} is of dpfe" in str(done.exception)
 
 
 def test_nothing_is_left_of_a_run_that_ends_early(command: list[str], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch")
 from edgecut.errors import EdgecutError, ModelError
+from edgecut.models.data import PrivateLabels, load_data
 from edgecut.partitioner.limits import read_leakage
 from edgecut.privacy import sweep as sweeping
 from edgecut.privacy.audit_settings import quick
@@ -74,6 +75,33 @@ def test_unfinished_work_of_other_settings_is_not_taken(residual: Any, tmp_path:
     again = sweep(residual.planned, mechanisms=("none",), settings=other, output=tmp_path / "s.json", **asked)
     assert again.key != first.key and again.seed == 1 and not (tmp_path / "s.json.partial").exists()
     assert again.points[0].audit_s != first.points[0].audit_s
+
+
+def test_private_labels_are_not_known_where_noise_is_learned(residual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    real = fitting.fit
+
+    def watched(model: Any, cut: Any, data: Any, *rest: Any, **how: Any) -> Any:
+        shown.append(data.private)
+        return real(model, cut, data, *rest, **how)
+
+    monkeypatch.setattr(fitting, "fit", watched)
+    data = load_data(str(residual.data))
+    hidden = PrivateLabels("odd", data.y_train % 2, data.y_test % 2)
+    monkeypatch.setattr(sweeping, "load_data", lambda *_: dataclasses.replace(data, private=hidden))
+    asked: dict[str, Any] = {"model": str(residual.model.path), "data": str(residual.data), "private": "odd"}
+    made = sweep(residual.planned, mechanisms=("none",), losses=(10.0,), settings=CHEAP, **asked)
+    assert set(shown) == {None} and made.private == "odd" and made.floors is not None
+    assert made.floors.chance is not None
+
+
+def test_a_point_that_failed_is_tried_again(residual: Any, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model": str(residual.model.path), "data": str(residual.data), "losses": (10.0,)}
+    asked |= {"mechanisms": ("none",), "settings": CHEAP, "output": tmp_path / "s.json"}
+    first = sweep(residual.planned, **asked)
+    failed = first.points[0].model_copy(update={"failed": "no space left", "accuracy": None})
+    first.model_copy(update={"points": (failed,)}).save(tmp_path / "s.json.partial")
+    assert sweep(residual.planned, **asked).points[0].failed is None
 
 
 def test_what_cannot_be_fitted_says_why_and_the_rest_goes_on(residual: Any, monkeypatch: pytest.MonkeyPatch) -> None:

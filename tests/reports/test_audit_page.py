@@ -72,6 +72,8 @@ def make_audit() -> Audit:
         copies=1,
         ssim_mean=0.55,
         ssim_p95=0.799,
+        ssim_p95_low=0.78,
+        ssim_p95_high=0.81,
         ssim_mean_low=0.54,
         ssim_mean_high=0.56,
         mse=0.031,
@@ -358,11 +360,12 @@ def test_the_verdict_must_be_of_the_bundle_that_was_measured(case: Any, tmp_path
     (tmp_path / "manifest.json").write_text(manifest.to_json())
     with pytest.raises(ArtefactError, match="no leakage verdict"):
         recorded(tmp_path, measured)
-    audited = manifest.model_copy(update={"leakage": LEAKAGE}).to_json()
+    other = "sha256:" + "5" * 64
+    verdict = LEAKAGE.model_copy(update={"earlier_ids": (measured.bundle_id, other)})
+    audited = manifest.model_copy(update={"leakage": verdict}).to_json()
     (tmp_path / "manifest.json").write_text(audited)
-    assert recorded(tmp_path, measured) == LEAKAGE
-    after = measured.model_copy(update={"bundle_id": digest(audited.encode())})
-    assert recorded(tmp_path, after) == LEAKAGE
+    for known in (measured.bundle_id, other, digest(audited.encode())):
+        assert recorded(tmp_path, measured.model_copy(update={"bundle_id": known})) == verdict
     with pytest.raises(ArtefactError, match="not the bundle that was measured"):
         recorded(tmp_path, case[0])
 

@@ -129,11 +129,11 @@ def test_a_known_link_is_found(name: str, server: tuple[str, int], tmp_path: Pat
     assert load_link(path).uplink_bps == link.uplink_bps
     shares = [share for _, share in told]
     assert shares == sorted(shares) and shares[-1] == 1.0
-    check_samples(link)
+    check_samples(link, shape.rtt_s)
 
 
-def check_samples(link: Link) -> None:
-    """What the file keeps is what its sentence says, and no call was quicker than the ping."""
+def check_samples(link: Link, rtt_s: float) -> None:
+    """What the file keeps is what its sentence says, and neither call nor ping was quicker than the relay's delay."""
     for way in ("uplink", "downlink"):
         taken = [one for one in link.samples if one.what == way]
         sizes = [one.size_bytes for one in taken]
@@ -142,7 +142,7 @@ def check_samples(link: Link) -> None:
         assert len(sizes) == len(set(sizes)) >= 3
     by_name = {one.what: one.elapsed_s for one in link.samples}
     assert f"median of {len(by_name['ping'])} HTTP/2 pings" in link.source
-    assert min(by_name["request"]) > min(by_name["ping"]) > min(by_name["connect"])  # the relay accepts at once
+    assert min(by_name["request"] + by_name["ping"]) >= rtt_s > min(by_name["connect"])  # the relay accepts at once
 
 
 def test_without_a_radio_its_power_is_unknown_and_a_rate_given_is_measured_all_the_same(

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from edgecut.artefacts import write_bytes as write
 from edgecut.errors import BundleError
 from edgecut.runtime import record_leakage as recording
+from edgecut.runtime.contents import Verified
 from edgecut.runtime.manifest import Leakage, LeakageLimits, Manifest
 from edgecut.runtime.noise_words import noise_words
 from edgecut.runtime.packing import pack, unpack
@@ -47,7 +49,9 @@ def manifest_of(folder: Path) -> Manifest:
 def test_only_the_manifest_changes_and_the_id_is_the_new_one(copy: Path, bundle_folder: Path, tmp_path: Path) -> None:
     made = record_leakage(copy, LEAKAGE, expect_id=verify(bundle_folder).id)
     found = verify(copy, expect_id=made)
-    assert manifest_of(copy).leakage == LEAKAGE and made != verify(bundle_folder).id
+    first = verify(bundle_folder).id
+    recorded = LEAKAGE.model_copy(update={"earlier_ids": (first,)})
+    assert manifest_of(copy).leakage == recorded and made != first
     changed = [
         path.relative_to(copy).as_posix()
         for path in sorted(copy.rglob("*"))
@@ -58,7 +62,10 @@ def test_only_the_manifest_changes_and_the_id_is_the_new_one(copy: Path, bundle_
     pack(copy, tmp_path / "b.tar.zst")
     assert verify(tmp_path / "b.tar.zst").id == made
     unpack(tmp_path / "b.tar.zst", tmp_path / "out")
-    assert manifest_of(tmp_path / "out").leakage == LEAKAGE
+    assert manifest_of(tmp_path / "out").leakage == recorded
+    again = record_leakage(copy, LEAKAGE.model_copy(update={"holds": True, "broken": ()}))
+    twice = manifest_of(copy).leakage
+    assert twice is not None and twice.earlier_ids == (first, made) and again != made
     assert record_leakage(copy, None) == verify(bundle_folder).id
     assert (copy / "manifest.json").read_bytes() == (bundle_folder / "manifest.json").read_bytes()
 
@@ -94,6 +101,32 @@ def test_a_write_that_fails_leaves_the_bundle_as_it_was(copy: Path, monkeypatch:
         record_leakage(copy, LEAKAGE)
     monkeypatch.undo()
     assert verify(copy).id == before and recording.verify(copy).id == before
+    assert [path.name for path in copy.parent.iterdir()] == ["bundle"]
+
+
+def test_nothing_unknown_is_ever_in_the_bundle(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right before its last step, it leaves a bundle that verifies."""
+    before = verify(copy).id
+    seen: list[str] = []
+    monkeypatch.setattr(recording, "write_bytes", lambda path, data: seen.append(verify(copy).id) or write(path, data))
+    monkeypatch.setattr(recording.os, "replace", lambda *_: seen.append(verify(copy).id))
+    record_leakage(copy, LEAKAGE)
+    assert set(seen) == {before} and len(seen) == 3  # once by itself, and at each rename
+
+
+def test_a_bundle_that_another_wrote_meanwhile_is_left_alone(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs: list[str] = []
+
+    def slow(folder: Path, **how: str) -> Verified:
+        found = verify(folder, **how)
+        monkeypatch.undo()
+        theirs.append(record_leakage(folder, LEAKAGE.model_copy(update={"upper_bits": 3.0})))
+        return found
+
+    monkeypatch.setattr(recording, "verify", slow)
+    with pytest.raises(BundleError, match="written by somebody else meanwhile; nothing was recorded"):
+        record_leakage(copy, LEAKAGE)
+    assert [verify(copy).id] == theirs and [path.name for path in copy.parent.iterdir()] == ["bundle"]
 
 
 def test_figures_that_cannot_be_are_refused(copy: Path) -> None:

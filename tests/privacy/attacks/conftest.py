@@ -22,8 +22,9 @@ class Tasks:
     """Makes mechanisms and observations of the two-class task."""
 
     @staticmethod
-    def gaussian(scale: float, n: int = N, **how: Any) -> ElementNoise:
-        return ElementNoise("gaussian", "normal", np.zeros(n), np.full(n, scale), (("a", (n,)),), DIGEST, "c", **how)
+    def gaussian(scale: float, n: int = N, loc: Any = None, **how: Any) -> ElementNoise:
+        mean = np.zeros(n) if loc is None else loc
+        return ElementNoise("gaussian", "normal", mean, np.full(n, scale), (("a", (n,)),), DIGEST, "c", **how)
 
     @staticmethod
     def silent(n: int = N) -> ElementNoise:

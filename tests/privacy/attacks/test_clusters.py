@@ -40,6 +40,14 @@ def test_a_large_order_is_found_out_and_a_small_one_is_not(
     assert small is not None and abs(small.purity - small.chance) < 0.06
 
 
+def test_fewer_messages_than_distributions_have_none(tasks: Any) -> None:
+    assert clustering(tasks.seen(tasks.collection(1.0, distributions=5), test=4)) is None
+
+
+def test_any_seed_will_do(tasks: Any) -> None:
+    assert clustering(tasks.seen(tasks.collection(1.0), test=40, seed=2**62)) is not None
+
+
 def test_one_distribution_has_no_clusters(tasks: Any) -> None:
     assert clustering(tasks.seen(tasks.gaussian(1.0))) is None
     assert clustering(tasks.seen(tasks.collection(1.0, distributions=1))) is None

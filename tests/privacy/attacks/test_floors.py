@@ -20,6 +20,10 @@ def test_labels_by_hand(tasks: Any) -> None:
     found = floors(tasks.seen(tasks.silent(), train=train, test=test))
     # The most frequent is 2; label 0 says 2 and label 1 says 0; of label 7 nothing is known, so 2.
     assert found.chance == 0.75 and found.label_only == 0.75
+    # A constant answer is as good as it can be on the unseen items, whatever is most frequent among the others.
+    other = Part(test.images, test.values, test.labels, np.array([1, 1, 1, 2]))
+    found = floors(tasks.seen(tasks.silent(), train=train, test=other))
+    assert found.chance == 0.75 and found.label_only == 0.75
     assert found.mean_ssim_mean is None and found.label_ssim_p95 is None
     without = Part(test.images, test.values, test.labels, None)
     assert floors(tasks.seen(tasks.silent(), train=train, test=without)).label_only is None

@@ -31,6 +31,15 @@ def test_the_noise_averages_away(place: str, tasks: Any) -> None:
     assert far.error > 2 / 64 / variance
 
 
+def test_a_mean_of_the_noise_is_no_protection(tasks: Any) -> None:
+    seen = tasks.seen(tasks.gaussian(1.0))
+    moved = dataclasses.replace(seen, noise=tasks.gaussian(1.0, loc=np.full(8, 30.0)))
+    (plain,), (far,) = (
+        near_duplicates(one, seen.test.values, lambda flat: flat, amplitude=1e-3, copies=(4,)) for one in (seen, moved)
+    )
+    assert far.error == pytest.approx(plain.error, rel=0.01)
+
+
 def test_an_attacker_gains_by_it(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EFFORTS, "quick", dataclasses.replace(EFFORTS["quick"], steps=150))
     seen = tasks.seen(tasks.gaussian(2.0))
