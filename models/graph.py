@@ -58,6 +58,8 @@ class ModelGraph:
         if sizes:
             fix_dimensions(proto, sizes, name)
         self.weights = take(proto, folder)
+        # A message keeps the memory of what was taken out of it until it goes itself.
+        self.proto = proto = onnx.ModelProto.FromString(proto.SerializeToString())
         fold(proto, {*CONTROL_FLOW, *RANDOM})
         graph = proto.graph
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}

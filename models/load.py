@@ -135,18 +135,18 @@ def _graph(path: Path, sizes: Mapping[str, int] | None) -> ModelGraph:
     names = [entry.value for entry in proto.metadata_props if entry.key == NAME_KEY]
     name = names[0] if names else path.stem
     graph = ModelGraph(proto, name, digest(raw), folder=path.parent, sizes=sizes)
-    graph.digest = _identity(raw, graph, sizes)
+    graph.digest = _identity(graph, sizes)
     return graph
 
 
-def _identity(raw: bytes, graph: ModelGraph, sizes: Mapping[str, int] | None) -> str:
+def _identity(graph: ModelGraph, sizes: Mapping[str, int] | None) -> str:
     """The digest of the file; where it does not say all, of the file, its files of weights and the sizes chosen."""
     sources = graph.weights.sources.values()
     files = sorted({source.path for source in sources if not isinstance(source, bytes)})
     if not files and not sizes:
-        return digest(raw)
+        return graph.digest
     chosen = [f"{name}={size}" for name, size in sorted((sizes or {}).items())]
-    return digest(" ".join([digest(raw), *(file_digest(file) for file in files), *chosen]).encode())
+    return digest(" ".join([graph.digest, *(file_digest(file) for file in files), *chosen]).encode())
 
 
 def models_folder() -> Path:
