@@ -37,7 +37,7 @@ from .sensitivity import Doubles, Points, points_of
 Floats = npt.NDArray[np.float32]
 FEW, MOST = 1600, 4096
 """Coordinates taken together: the most sensitive FEW, or as many as each on its own would be sent, but never more than
-MOST: matrices of that size take a gigabyte and a minute."""
+MOST: the four float64 matrices of that size that are needed at once take half a gigabyte."""
 ITEMS = 6000
 """Training items that variances and covariances are taken from."""
 MEMORY_BYTES = 256 << 20
@@ -56,14 +56,14 @@ DEAD = 1e-9
 class Channel:
     """Sensitivities `gains` [K] of unit-variance coordinates, and how those come from `index` [K] of all and back.
 
-    `whiten` and `colour` are [K] for each coordinate on its own, else [K, K].
+    `whiten` and `colour` are float64 [K] for each coordinate on its own, else float32 [K, K].
     """
 
     coordinates: Coordinates
     index: npt.NDArray[np.int64]
     gains: Doubles
-    whiten: Doubles
-    colour: Doubles
+    whiten: Doubles | Floats
+    colour: Doubles | Floats
 
     def errors(self, weight: float) -> Doubles:
         """nu of every coordinate for this lambda."""
@@ -87,7 +87,9 @@ class Channel:
             own, forward, backward = self.index[sent], kept * self.whiten[sent], kept * self.colour[sent]
             order = np.argsort(own)
             return self.coordinates.map(own[order], forward[order], backward[order]), scales[order]
-        forward, backward = kept[:, None] * self.whiten[sent], self.colour[:, sent] * kept
+        forward, backward = self.whiten[sent], self.colour[:, sent]
+        forward *= kept[:, None]
+        backward *= kept
         return self.coordinates.map(self.index, forward, backward), scales
 
 
@@ -144,11 +146,15 @@ def _fitted(bench: Bench, points: Points, settings: FitSettings) -> tuple[Channe
         return each, weight
     bench.stages.tell("turning to the eigenvectors of the sensitivity", ROUNDS / (ROUNDS + 1))
     index = mattering(each, weight)
-    spread = _covariance(coordinates, rows, index, chunk)
-    for _ in range(ROUNDS):
-        joint = eigen(coordinates, index, shrunk(spread, rows.count), _jacobian(coordinates, points, noisy, index))
-        best = _largest_weight(joint, points)
-        noisy = _through(joint, best, points)
+    colour = root(_covariance(coordinates, rows, index, chunk), rows.count)
+
+    def turned(noisy: torch.Tensor) -> tuple[Channel, float]:
+        made = eigen(coordinates, index, colour, _jacobian(coordinates, points, noisy, index))
+        return made, _largest_weight(made, points)
+
+    for _ in range(ROUNDS - 1):  # none of these is kept: two at once take too much memory
+        noisy = _through(*turned(noisy), points)
+    joint, best = turned(noisy)
     # Where more than MOST coordinates matter, what the joint channel drops may cost too much at any lambda.
     least = float(joint.gains.max()) * math.exp(-WIDEST)
     enough = points.accuracy(_through(joint, least, points)) >= points.wanted
@@ -171,19 +177,36 @@ def diagonal(coordinates: Coordinates, variances: Doubles, sensitivity: Doubles)
     return Channel(coordinates, index, sensitivity[index] * variances[index], 1 / deviations, deviations)
 
 
-def eigen(coordinates: Coordinates, index: npt.NDArray[np.int64], spread: Doubles, jacobian: Floats) -> Channel:
-    """Coordinates `index` together, from their covariance (`shrunk`) and their columns of the Jacobian's rows."""
-    colour = np.linalg.cholesky(spread)
+def root(spread: Doubles, count: int) -> Doubles:
+    """The Cholesky factor of a covariance matrix from so many items, made out of it in place."""
+    # The transpose of a symmetric matrix is itself in Fortran's order, which LAPACK needs to work in place.
+    made: Doubles = linalg.cholesky(shrunk(spread, count).T, lower=True, overwrite_a=True)
+    return made
+
+
+def eigen(coordinates: Coordinates, index: npt.NDArray[np.int64], colour: Doubles, jacobian: Floats) -> Channel:
+    """Coordinates `index` together, from their covariance's `root` and their columns of the Jacobian's rows.
+
+    Matrices of thousands of coordinates are the most memory that a fit takes: they are overwritten where they can be.
+    """
     rows = jacobian.astype(np.float64)
-    gains, vectors = np.linalg.eigh(colour.T @ shrunk(rows.T @ rows / len(rows), len(rows)) @ colour)
-    whiten = linalg.solve_triangular(colour, np.eye(len(index)), lower=True)
-    return Channel(coordinates, index, np.maximum(gains, 0)[::-1], vectors.T[::-1] @ whiten, colour @ vectors[:, ::-1])
+    joint = rows.T @ rows
+    joint /= len(rows)
+    joint = colour.T @ shrunk(joint, len(rows))
+    joint = joint @ colour
+    gains, vectors = linalg.eigh(joint.T, overwrite_a=True, driver="evr")
+    del joint
+    back = (colour @ vectors).astype(np.float32)
+    whiten = linalg.solve_triangular(colour, vectors, lower=True, trans="T", overwrite_b=True).T.astype(np.float32)
+    return Channel(coordinates, index, np.maximum(gains, 0)[::-1], whiten[::-1], back[:, ::-1])
 
 
 def shrunk(matrix: Doubles, count: int) -> Doubles:
-    """A covariance matrix that was estimated from so many items, less far from its diagonal (see SHRINKAGE)."""
-    share = SHRINKAGE * len(matrix) / (len(matrix) + count)
-    return (1 - share) * matrix + share * np.diag(np.diag(matrix))
+    """A covariance matrix from so many items, less far from its diagonal (see SHRINKAGE), in place."""
+    diagonal = np.diag(matrix).copy()
+    matrix *= 1 - SHRINKAGE * len(matrix) / (len(matrix) + count)
+    np.fill_diagonal(matrix, diagonal)
+    return matrix
 
 
 def _through(channel: Channel, weight: float, points: Points) -> torch.Tensor:
@@ -235,4 +258,5 @@ def _covariance(coordinates: Coordinates, rows: Rows, index: npt.NDArray[np.int6
     for _, piece in rows.chunks(chunk):
         some = coordinates.of(piece.numpy())[:, index]
         total += some.T @ some
-    return total / rows.count
+    total /= rows.count
+    return total
