@@ -73,13 +73,15 @@ def page(result: dict[str, Any]) -> str:
 
 
 def _blocks(result: dict[str, Any]) -> Iterator[str]:
-    entries, machine = result["entries"], result["environment"]
+    entries = result["entries"]
+    machines = {(entry["processor"], entry["processors"]) for entry in entries.values()}
+    named = [f"{count} processor{'s' if count > 1 else ''} ({name})" for name, count in sorted(machines)]
     yield "# What messages tell: mechanisms at equal accuracy"
     yield "*This page is written by `benchmarks/privacy_page.py`; edit that instead.*"
     yield INTRODUCTION.replace("\n", " ")
     yield (
-        f"Measured on {machine['processor']} with {machine['processors']} processors by `{result['command']}` and runs "
-        f"before it that it went on from, the last one on {result['measured_at'][:10]}."
+        f"Measured on {' and on '.join(named)} by `{result['command']}` and other runs like it, the last "
+        f"one on {max(entry['measured_at'] for entry in entries.values())[:10]}."
     )
     short = sorted(key for key, entry in entries.items() if entry["made_with"]["audit"]["attacks"] != "full")
     if short:

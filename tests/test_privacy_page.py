@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "privacy_table.json"
+MADE = {"processor": "A processor", "processors": 2, "measured_at": "2026-11-22T10:00:00+00:00"}
 
 
 def script(name: str) -> ModuleType:
@@ -49,6 +50,7 @@ def entry(bits: float | None, loss: float, values: int) -> dict[str, Any]:
     made_with = {"audit": {"attacks": "full"}}
     return {
         "made_with": made_with,
+        **MADE,
         "loss_points": loss,
         "fit_seconds": 2.0,
         "audit": audit,
@@ -61,8 +63,6 @@ def entry(bits: float | None, loss: float, values: int) -> dict[str, Any]:
 def result() -> dict[str, Any]:
     return {
         "command": "python benchmarks/privacy_table.py",
-        "measured_at": "2026-11-22T10:00:00+00:00",
-        "environment": {"processor": "A processor", "processors": 2},
         "entries": {
             "digit/none": entry(None, 0.0, 120),
             "digit/shredder": entry(216.04, 1.1, 120),
@@ -70,6 +70,9 @@ def result() -> dict[str, Any]:
             "resnet20_stage2/channel": entry(600.0, 1.2, 451),
             "resnet20_stage3/gaussian": {
                 "made_with": {"audit": {"attacks": "full"}},
+                **MADE,
+                "processor": "Another",
+                "processors": 1,
                 "refused": "it has too many values; take channel",
             },
         },
@@ -82,7 +85,9 @@ def test_the_page_shows_every_entry(result: dict[str, Any]) -> None:
     assert f"| shredder, ordered Laplace | 1.10 {row}" in text
     assert "| none | 0.00 | 120 | 3.0 to no bound |" in text
     assert "* gaussian, full covariance: it has too many values; take channel." in text
-    assert "most frequent private label 25.0%" in text and "A processor with 2 processors" in text
+    assert "most frequent private label 25.0%" in text in text
+    assert "Measured on 2 processors (A processor) and on 1 processor (Another) by" in text.replace("\n", " ")
+    assert "the last one on 2026-11-22." in text.replace("\n", " ")
     assert "| LeNet | 301.84 | 18.9 | 93.74 % | 1.34 ± 0.39 | 40.0 to 10.0 | 75.0% | 1.10 | 70.0% |" in text
     assert "| SVHN | 19.2 | 7.1 | 64.58 % | 1.12 ± 0.22 | - | - | - | - |" in text
     assert "Not final" not in text and "Sticky" not in text and "## CNN, smiling" not in text
