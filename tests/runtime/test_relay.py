@@ -99,8 +99,8 @@ def test_a_small_message_takes_the_round_trip_and_its_bits(name: str) -> None:
 
         exchange()
         took_s = [timed(exchange) for _ in range(15)]
-    assert min(took_s) >= least_s
-    assert statistics.median(took_s) <= 1.1 * least_s + 0.002
+    # The quickest one: a busy machine holds bytes back, too.
+    assert least_s <= min(took_s) <= 1.1 * least_s + 0.002
 
 
 @pytest.mark.parametrize(("rate_bps", "size"), [(12.8e6, 400_000), (1.1e6, 60_000)])
@@ -115,7 +115,6 @@ def test_a_long_message_takes_its_bits_over_the_rate(rate_bps: float, size: int)
             assert receive(end, 1) == b"!"
 
         took_s = [timed(exchange) for _ in range(4)]
-    # The quickest one: a busy machine holds bytes back, too.
     assert least_s <= min(took_s) <= 1.05 * least_s + 0.002
 
 
