@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from machine import write_result
+from threadpoolctl import threadpool_limits
 
 from edgecut.noise_kernels import native
 from edgecut.noise_kernels.collection import NoiseCollection
@@ -231,6 +232,7 @@ def main() -> None:
     if sampler is None:
         raise SystemExit(native.why_not())
     load_before = os.getloadavg()[0]
+    threadpool_limits(1)  # NumPy's matrix products, for the rest of the process
     sizes: dict[str, Any] = {}
     for n in SIZES:
         sizes[str(n)] = measure(n, options.seconds)

@@ -73,15 +73,47 @@ def test_learning() -> None:
             assert line.count("unavailable") == 4
 
 
+def test_fitting_at_large_cuts() -> None:
+    text, found = (ROOT / "docs" / "noise.md").read_text(), result("fit_sizes")
+    assert found["command"] in text and f"the {found['train_items']} images" in text
+    for row in found["rows"]:
+        sizes = f"{row['elements']:,} | {row['mechanism']} | {row['values_sent']:,}"
+        spent = f"{row['seconds']:.0f} s | {row['peak_memory_bytes'] / 1e9:.2f} GB"
+        assert f"| {row['network']} | {sizes} | {spent} |" in text
+
+
 def test_drawing_noise() -> None:
     text, found = (ROOT / "docs" / "noise.md").read_text(), result("noise_cpu")
+    other = result("noise_cpu_xeon")["sizes"]
     for n, row in found["sizes"].items():
-        medians = {name: values[1] for name, values in row["us"].items()}
-        fastest = min(medians["sort_numpy"], medians["sort_chacha"])
-        times = (medians["sort_laplace"], fastest, medians["numpy"], medians["c"], medians["floor"])
-        shown = [f"{time:,.0f}" if time >= 1000 else f"{time:#.3g}".rstrip(".") for time in times]
-        ratios = [f"{part / medians['c']:.1f}" for part in (medians["sort_laplace"], fastest)]
-        assert f"| {int(n):,} | {' | '.join([*shown, *ratios])} |" in text
+        medians, ratios = medians_of(row), []
+        for some in (medians, medians_of(other[n])):
+            ratios += [f"{some[way] / some['c']:.1f}" for way in ("sort_laplace", "fastest")]
+        times = [shown(medians[way]) for way in ("sort_laplace", "fastest", "numpy", "c", "floor")]
+        over = f"{medians['c'] / medians['floor']:.1f}"
+        assert f"| {int(n):,} | {' | '.join([*times, *ratios[:2], over, *ratios[2:]])} |" in text
+
+
+def medians_of(row: dict[str, Any]) -> dict[str, float]:
+    """Microseconds by way; `fastest` is the better of the two float32 sorts."""
+    medians = {name: values[1] for name, values in row["us"].items()}
+    return medians | {"fastest": min(medians.get("sort_numpy", 0), medians.get("sort_chacha", 0))}
+
+
+def shown(time_us: float) -> str:
+    return f"{time_us:,.0f}" if time_us >= 1000 else f"{time_us:#.3g}".rstrip(".")
+
+
+def test_drawing_independent_noise() -> None:
+    text, found = (ROOT / "docs" / "noise.md").read_text(), result("noise_cpu")["elements"]
+    for name in found:
+        law, n, *mixed = name.split()
+        if law == "normal":
+            continue
+        both = [medians_of(found[name.replace("laplace", other)]) for other in ("laplace", "normal")]
+        times = [shown(medians[way]) for medians in both for way in ("pcg64", "numpy", "c", "c_sticky")]
+        size = f"{int(n):,}{' with a matrix' if mixed else ''}"
+        assert f"| {size} | {' | '.join(times)} |" in text
 
 
 def test_what_noise_adds_to_a_request() -> None:

@@ -203,9 +203,9 @@ def eigen(coordinates: Coordinates, index: npt.NDArray[np.int64], colour: Double
 
 def shrunk(matrix: Doubles, count: int) -> Doubles:
     """A covariance matrix from so many items, less far from its diagonal (see SHRINKAGE), in place."""
-    diagonal = np.diag(matrix).copy()
+    own = np.diag(matrix).copy()
     matrix *= 1 - SHRINKAGE * len(matrix) / (len(matrix) + count)
-    np.fill_diagonal(matrix, diagonal)
+    np.fill_diagonal(matrix, own)
     return matrix
 
 
