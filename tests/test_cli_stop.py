@@ -52,9 +52,10 @@ class Started:
             assert time.monotonic() < end
             time.sleep(0.05)
 
-    def busy(self, seconds: float) -> Any:
-        """Whether it has used so much processor time, so that it is past its imports and at work."""
-        return lambda: sum(psutil.Process(self.process.pid).cpu_times()[:2]) > seconds
+    def connected(self, port: int) -> bool:
+        """Whether it has a connection to this port."""
+        ends = psutil.Process(self.process.pid).net_connections("tcp")
+        return any(end.raddr and end.raddr.port == port and end.status == psutil.CONN_ESTABLISHED for end in ends)
 
     def interrupt(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str, str]:
         self.children()
@@ -135,6 +136,6 @@ def test_infer_at_a_stopped_server(files: Path, bundle_folder: Path, serving: An
     with serving(bundle_folder / "cloud") as (process, address):
         process.send_signal(signal.SIGSTOP)
         started = Started(files, "infer", str(bundle_folder), "x.npy", "--server", address, "--timeout-s", "60")
-        started.wait_for(started.busy(0.5))
-        time.sleep(1.5)
+        started.wait_for(lambda: started.connected(int(address.rpartition(":")[2])))
+        time.sleep(0.5)
         stopped(started, ["p.json", "x.npy"])
