@@ -83,7 +83,8 @@ def test_tensors_there_and_back_on_one_connection() -> None:
             assert all(pool.map(lambda i: made.infer("m", [("x", X + i)], 30)["x"][0, 0] == i, range(100)))
         assert len(set(handler.peers)) == 1
         assert all("authorization" not in metadata for metadata in handler.metadata)
-        assert 5 < handler.seconds[0] <= 10, "the deadline travels"
+        # gRPC rounds it up where it travels: 10 s became 10.1.
+        assert 5 < handler.seconds[0] <= 10.5, "the deadline travels"
 
 
 def test_metadata() -> None:
