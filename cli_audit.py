@@ -19,6 +19,7 @@ from .terminal import Bar, say
 
 if TYPE_CHECKING:
     from .privacy.attacks.reconstruction import Samples
+    from .privacy.audit import AuditSettings, LeakageLimits
     from .privacy.audit_settings import Attacks as Effort
 
 app = typer.Typer()
@@ -99,20 +100,37 @@ def audit(
     _refuse(of_sweep, "is of a sweep; give --sweep PLAN as well")
     if bundle is None:
         raise EdgecutError("there is nothing to audit; give a bundle, or --sweep PLAN")
-    from .privacy.audit import AuditSettings, LeakageLimits, record
-    from .privacy.audit import audit as run
-    from .reports.audit_page import write_audit
-    from .reports.audit_table import audit_table
-
     if max_bits is not None and not math.isfinite(max_bits):
         raise EdgecutError(f"--max-bits is {max_bits}, but must be a number of bits; leave it out for no limit")
     if not no_record and bundle.is_dir() and not os.access(bundle, os.W_OK):
         raise EdgecutError(f"{bundle} cannot be written to, so no verdict can be recorded in it; give --no-record")
+    from .privacy.audit import AuditSettings, LeakageLimits
+
+    settings = AuditSettings(attacks=attacks.value if attacks is not None else "full", seed=seed)
+    allowed = LeakageLimits(max_private_accuracy=max_private_accuracy, max_bits=max_bits, max_ssim=max_ssim)
+    _bundle(bundle, data, private, settings, allowed, output, page, no_record, json)
+
+
+def _bundle(
+    bundle: Path,
+    data: str | None,
+    private: str | None,
+    settings: AuditSettings,
+    limits: LeakageLimits,
+    output: Path | None,
+    page: Path | None,
+    no_record: bool,
+    json: bool,
+) -> None:
+    """Audit it, show and write what was found, record the verdict, and end with BROKEN where that does not hold."""
+    from .privacy.audit import audit as run
+    from .privacy.audit import record
+    from .reports.audit_page import write_audit
+    from .reports.audit_table import audit_table
+
     for path, kind in ((output, "audit"), (page, "")):
         if path is not None:
             check_output(path, kind)
-    settings = AuditSettings(attacks=attacks.value if attacks is not None else "full", seed=seed)
-    allowed = LeakageLimits(max_private_accuracy=max_private_accuracy, max_bits=max_bits, max_ssim=max_ssim)
     pictures: list[Samples | None] = []
     with Bar() as bar:
         found = run(
@@ -120,7 +138,7 @@ def audit(
             data=data,
             private=private,
             settings=settings,
-            limits=allowed,
+            limits=limits,
             progress=bar,
             page=None if page is None else lambda _, samples: pictures.append(samples),
         )
